@@ -1,0 +1,50 @@
+# One door for people and for CI. `make help` lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+STAMP := $(VENV)/.installed
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+PYTEST := $(PY) -m pytest
+SOURCES := comfy tests-unit $(wildcard tools benchmarks)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint format bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+setup: $(STAMP) ## Make .venv with everything that running and testing needs
+
+# torch is installed first, alone and pinned: pip would otherwise take the newest build, which can
+# mean gigabytes of CUDA packages, before it learns of the constraint.
+$(STAMP): requirements.txt requirements-dev.txt constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install "$$(grep -E '^torch==' constraints.txt)" -c constraints.txt
+	$(PIP) install -r requirements.txt -r requirements-dev.txt -c constraints.txt
+	@touch $(STAMP)
+
+demo: $(STAMP) ## Load a synthetic checkpoint with every strategy and print what it cost
+	$(PY) tools/demo.py
+
+# pytest comes last, so that its summary line is what one reads.
+test: lint ## Lint, types and every test, the slow ones included
+	$(PYTEST)
+
+test-fast: $(STAMP) ## Only the tests that take seconds
+	$(PYTEST) -m "not slow"
+
+lint: $(STAMP) ## ruff, its formatter and mypy; changes nothing
+	$(PY) -m ruff check $(SOURCES)
+	$(PY) -m ruff format --check $(SOURCES)
+	$(PY) -m mypy
+
+format: $(STAMP) ## Mend what ruff can mend
+	$(PY) -m ruff check --fix $(SOURCES)
+	$(PY) -m ruff format $(SOURCES)
+
+bench: $(STAMP) ## Compare our strategies with the peers that are installed
+	$(PY) benchmarks/load.py
+
+clean: ## Remove the environment and all caches
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,126 @@
+"""Ports and staging rings of a Loader: one of each per device, made on first use, freed when idle."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import torch
+
+from comfy.loading.devices import DevicePort, open_port
+from comfy.loading.staging import StagingRing
+
+IDLE_S = 30.0
+
+
+class _Entry:
+    """The port of one device, its ring, and who uses it."""
+
+    def __init__(self, port: DevicePort) -> None:
+        self.port = port
+        self.ring: StagingRing | None = None
+        self.users = 0
+        self.timer: threading.Timer | None = None
+
+
+class Rings:
+    """Lends a device's ring; several loads may share it at once."""
+
+    def __init__(self, idle_s: float = IDLE_S) -> None:
+        """Prepare; nothing is allocated.
+
+        Args:
+            idle_s: Seconds without use after which a ring's memory goes back.
+        """
+        self._idle_s = idle_s
+        self._entries: dict[torch.device, _Entry] = {}
+        self._lock = threading.RLock()
+
+    def port(self, device: torch.device) -> DevicePort:
+        """The port of a device; allocates no staging."""
+        return self._entry(device).port
+
+    @property
+    def nbytes(self) -> int:
+        """Staging memory held at this moment, in bytes."""
+        with self._lock:
+            return sum(entry.ring.nbytes for entry in self._entries.values() if entry.ring)
+
+    @contextlib.contextmanager
+    def lend(
+        self, device: torch.device, slots: int, slot_bytes: int
+    ) -> Iterator[tuple[DevicePort, StagingRing]]:
+        """Lend a ring of the asked size; one in use is shared as it is.
+
+        Args:
+            device: With its index.
+            slots: How many.
+            slot_bytes: Size of each.
+        """
+        with self._lock:
+            entry = self._entry(device)
+            self._cancel_timer(entry)
+            ring = entry.ring
+            if ring is not None and not entry.users and not _fits(ring, slots, slot_bytes):
+                ring.close()
+                ring = None
+            if ring is None:
+                ring = entry.ring = StagingRing(entry.port, slots, slot_bytes)
+            entry.users += 1
+        try:
+            yield entry.port, ring
+        finally:
+            with self._lock:
+                entry.users -= 1
+                if not entry.users:
+                    self._start_timer(entry)
+
+    def close(self) -> None:
+        """Free every ring that nobody uses."""
+        with self._lock:
+            for entry in self._entries.values():
+                self._free(entry)
+
+    def _entry(self, device: torch.device) -> _Entry:
+        with self._lock:
+            if device not in self._entries:
+                self._entries[device] = _Entry(open_port(device))
+            return self._entries[device]
+
+    def _start_timer(self, entry: _Entry) -> None:
+        entry.timer = threading.Timer(self._idle_s, self._free, (entry,))
+        entry.timer.daemon = True
+        entry.timer.start()
+
+    def _cancel_timer(self, entry: _Entry) -> None:
+        if entry.timer is not None:
+            entry.timer.cancel()
+            entry.timer = None
+
+    def _free(self, entry: _Entry) -> None:
+        with self._lock:
+            self._cancel_timer(entry)
+            if entry.ring is not None and not entry.users:
+                entry.ring.close()
+                entry.ring = None
+
+
+def _fits(ring: StagingRing, slots: int, slot_bytes: int) -> bool:
+    return len(ring.slots) == slots and ring.slot_bytes == slot_bytes
+
+
+def with_index(device: torch.device | str) -> torch.device:
+    """Name a device fully: an accelerator without index is the current one.
+
+    Args:
+        device: As users write it.
+    """
+    named = torch.device(device)
+    # torch's stub says that an index is always there.
+    index: int | None = named.index
+    if named.type in ("cpu", "meta", "mps") or index is not None:
+        return named
+    module = getattr(torch, named.type, None)
+    current = getattr(module, "current_device", None)
+    return torch.device(named.type, current() if current is not None else 0)

@@ -1,0 +1,473 @@
+"""The one way of bytes: slices of files to destinations, batched in file order, cast on the way.
+
+To a device: a reader thread fills a staging slot, the calling thread starts the copy out of it,
+and the slot is used again when its event has passed; the host never holds more than the ring.
+To host memory: readers fill the final memory itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from comfy.loading.devices import Copy, DevicePort, Event
+from comfy.loading.errors import NotEnoughMemory
+from comfy.loading.page_cache import DIRECT_BLOCK_BYTES, CacheEffect, PolicyReader
+from comfy.loading.pages import (
+    SMALL_BYTES,
+    anonymous,
+    anonymous_at,
+    round_down,
+    round_up,
+    typed,
+    writable_bytes,
+)
+from comfy.loading.reader import CancelToken, Progress, in_threads
+from comfy.loading.staging import Slot, StagingRing, bytes_as
+from comfy.loading.weight_file import WeightFile, WeightSlice
+from comfy.loading.windows import Piece, Window, plan_windows
+
+# From this size on a host weight is read straight into its own pages; smaller neighbours are
+# read together and copied apart.
+IN_PLACE_BYTES = 1024 * 1024
+# Weights of any dtype may be viewed as those of another; what lies askew in the file is moved.
+ALIGN_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPolicy:
+    """How files are read.
+
+    Attributes:
+        threads: Reader threads.
+        piece_bytes: Most bytes of one request into host memory.
+        direct: Go around the page cache where possible.
+        cache: What becomes of the page cache.
+    """
+
+    threads: int = 1
+    piece_bytes: int = 8 * 1024 * 1024
+    direct: bool = False
+    cache: CacheEffect = "keep"
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """One weight to move.
+
+    Attributes:
+        key: The caller's name for it.
+        source: Where it is.
+        dtype: Of the destination.
+        out: A contiguous tensor to fill; made if None.
+    """
+
+    key: str
+    source: WeightSlice
+    dtype: torch.dtype
+    out: torch.Tensor | None = None
+
+
+class _Destination:
+    """The memory that one wanted weight goes to, and how much of it is still missing."""
+
+    __slots__ = ("flat", "left", "region", "want")
+
+    def __init__(self, want: Want) -> None:
+        self.want = want
+        self.left = want.source.nbytes
+        self.flat: torch.Tensor | None = None
+        self.region: memoryview | None = None
+
+    @property
+    def casts(self) -> bool:
+        return self.want.dtype != self.want.source.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Of the destination, in bytes."""
+        return self.want.source.nbytes // self.want.source.dtype.itemsize * self.want.dtype.itemsize
+
+    def use_out(self) -> bool:
+        """Take the caller's memory if there is some."""
+        out = self.want.out
+        if out is None:
+            return False
+        with self.mode():
+            flat = out.detach().view(-1)
+            self.flat = flat if self.casts else flat.view(torch.uint8)
+        return True
+
+    def part(self, piece: Piece) -> torch.Tensor:
+        """The destination of one piece: bytes, or elements of the target dtype if it casts."""
+        assert self.flat is not None
+        if not self.casts:
+            return self.flat[piece.start : piece.start + piece.nbytes]
+        size = self.want.source.dtype.itemsize
+        return self.flat[piece.start // size : (piece.start + piece.nbytes) // size]
+
+    def drop(self) -> None:
+        """Let go of the memory; a result that was handed out keeps its own claim."""
+        self.flat = self.region = None
+
+    def result(self) -> torch.Tensor:
+        """The finished tensor."""
+        if self.want.out is not None:
+            return self.want.out
+        assert self.flat is not None
+        with self.mode():
+            if self.casts:
+                return self.flat.view(self.want.source.shape)
+            return typed(self.flat, self.want.dtype, self.want.source.shape)
+
+    @contextlib.contextmanager
+    def mode(self) -> Iterator[None]:
+        """Work outside of autograd, and make normal tensors even under inference mode.
+
+        An inference tensor given as `out` may only be written to in inference mode.
+        """
+        out = self.want.out
+        with torch.inference_mode(out is not None and out.is_inference()), torch.no_grad():
+            yield
+
+
+class Transfer:
+    """One movement of weights to one device; makes one pass over each file.
+
+    Note:
+        Used by one thread, once. Threads of its own end before `stream` does.
+    """
+
+    def __init__(
+        self,
+        policy: ReadPolicy,
+        *,
+        port: DevicePort | None = None,
+        ring: StagingRing | None = None,
+        cancel: CancelToken | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            policy: How to read.
+            port: The device; None for host memory.
+            ring: Its staging; needed with a port.
+            cancel: Looked at before each request.
+            progress: Told after each request.
+        """
+        if (port is None) != (ring is None):
+            raise TypeError("a port needs a ring, and a ring a port")
+        self._policy = policy
+        self._port = port
+        self._ring = ring
+        self._cancel = cancel
+        self._progress = progress
+        self._total = 0
+        self._done = 0
+        self.bytes_uploaded = 0
+
+    def stream(self, wants: Sequence[Want]) -> Iterator[tuple[Want, torch.Tensor]]:
+        """Move weights, and yield each when it is complete, in about the order of the files.
+
+        Args:
+            wants: In any order.
+
+        Yields:
+            The want and its tensor: contiguous, on the port's device or the CPU.
+
+        Raises:
+            LoadError: Of any kind; then no thread, slot or destination is left behind.
+            NotEnoughMemory: If the device gives no memory for a destination.
+        """
+        self._total = sum(want.source.nbytes for want in wants)
+        ordered = sorted(wants, key=lambda want: (want.source.file.path, want.source.offset))
+        for _, group in groupby(ordered, key=lambda want: id(want.source.file)):
+            destinations = [_Destination(want) for want in group]
+            try:
+                yield from self._one_file(destinations)
+            finally:
+                # A caught error's traceback keeps these objects; it must not keep the weights.
+                for destination in destinations:
+                    destination.drop()
+
+    def run(self, wants: Sequence[Want]) -> dict[str, torch.Tensor]:
+        """Move all weights; see `stream`.
+
+        Returns:
+            Key to tensor, in the order of `wants`.
+        """
+        moved: dict[str, torch.Tensor] = {}
+        arrived: tuple[Want, torch.Tensor] | None = None
+        try:
+            for arrived in self.stream(wants):
+                moved[arrived[0].key] = arrived[1]
+            return {want.key: moved[want.key] for want in wants}
+        finally:
+            # An error that somebody keeps must not keep what had arrived.
+            moved.clear()
+            arrived = None
+
+    def _one_file(self, destinations: list[_Destination]) -> Iterator[tuple[Want, torch.Tensor]]:
+        file = destinations[0].want.source.file
+        for destination in destinations:
+            if destination.left == 0:
+                yield destination.want, self._empty(destination)
+        pending = [destination for destination in destinations if destination.left]
+        if not pending:
+            return
+        extent = (pending[0].want.source.offset, max(one.want.source.end for one in pending))
+        with PolicyReader(
+            file, self._policy.cache, direct=self._policy.direct, extent=extent
+        ) as reader:
+            if self._port is None:
+                yield from _HostMove(self, reader, pending).run()
+            else:
+                yield from _DeviceMove(self, reader, pending).run()
+        file.check_identity()
+
+    def _empty(self, destination: _Destination) -> torch.Tensor:
+        want = destination.want
+        if want.out is not None:
+            return want.out
+        device = self._port.device if self._port is not None else torch.device("cpu")
+        with torch.inference_mode(False):
+            return torch.empty(want.source.shape, dtype=want.dtype, device=device)
+
+    def _check(self, file: WeightFile) -> None:
+        if self._cancel is not None:
+            self._cancel.check(file.path)
+
+    def _advance(self, nbytes: int) -> None:
+        self._done += nbytes
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+class _Move:
+    """What both movements share: windows, names for errors, the count of what is missing."""
+
+    def __init__(
+        self, transfer: Transfer, reader: PolicyReader, destinations: list[_Destination]
+    ) -> None:
+        self.transfer = transfer
+        self.reader = reader
+        self.destinations = destinations
+        self.stop = threading.Event()
+
+    def windows(self, indices: Sequence[int], limit: int) -> Iterator[Window]:
+        """Windows over some destinations, with pieces that name them by index."""
+        slices = [self.destinations[index].want.source for index in indices]
+        for window in plan_windows(slices, limit):
+            pieces = tuple(replace(piece, index=indices[piece.index]) for piece in window.pieces)
+            yield replace(window, pieces=pieces)
+
+    def name(self, window: Window) -> str:
+        return self.destinations[window.pieces[0].index].want.source.name
+
+    def finish(self, window: Window) -> list[_Destination]:
+        """Count a window as arrived.
+
+        Returns:
+            The destinations that are complete now.
+        """
+        complete = []
+        for piece in window.pieces:
+            destination = self.destinations[piece.index]
+            destination.left -= piece.nbytes
+            if destination.left == 0:
+                complete.append(destination)
+        self.transfer._advance(sum(piece.nbytes for piece in window.pieces))
+        return complete
+
+
+class _HostMove(_Move):
+    """Reads into host memory: large weights in place, small ones through a scratch per thread."""
+
+    def run(self) -> Iterator[tuple[Want, torch.Tensor]]:
+        policy = self.transfer._policy
+        self._scratch = threading.local()
+        self._allocating = threading.Lock()
+        in_place = [i for i, one in enumerate(self.destinations) if self._is_in_place(one)]
+        others = sorted(set(range(len(self.destinations))) - set(in_place))
+        work = [
+            *((window, False) for window in self.windows(others, policy.piece_bytes)),
+            *((window, True) for i in in_place for window in self.windows([i], policy.piece_bytes)),
+        ]
+        work.sort(key=lambda item: item[0].offset)
+        threads = min(policy.threads, len(work))
+        if len(work) == 1:
+            yield from self._completed(self._act(work[0]))
+            return
+        with contextlib.closing(in_threads(work, self._act, threads, self.stop)) as results:
+            for window in results:
+                yield from self._completed(window)
+
+    def _completed(self, window: Window) -> Iterator[tuple[Want, torch.Tensor]]:
+        for destination in self.finish(window):
+            yield destination.want, destination.result()
+            destination.drop()
+
+    def _is_in_place(self, destination: _Destination) -> bool:
+        source = destination.want.source
+        if destination.casts or source.nbytes < IN_PLACE_BYTES or destination.want.out is not None:
+            return False
+        return source.offset % max(ALIGN_BYTES, source.dtype.itemsize) == 0
+
+    def _act(self, item: tuple[Window, bool]) -> Window:
+        window, is_in_place = item
+        self.transfer._check(window.file)
+        if is_in_place:
+            self._read_in_place(window)
+        else:
+            self._read_apart(window)
+        return window
+
+    def _read_in_place(self, window: Window) -> None:
+        piece = window.pieces[0]
+        destination = self.destinations[piece.index]
+        lead = destination.want.source.offset % DIRECT_BLOCK_BYTES
+        with self._allocating:
+            if destination.flat is None:
+                destination.flat, destination.region = anonymous_at(
+                    lead, destination.want.source.nbytes, huge=self.transfer._policy.direct
+                )
+            region = destination.region
+        assert region is not None
+        start = round_down(lead + piece.start, DIRECT_BLOCK_BYTES)
+        self.reader.read(region[start:], window.offset, window.nbytes, self.name(window))
+
+    def _read_apart(self, window: Window) -> None:
+        raw, region = self._thread_scratch(window)
+        first = self.reader.read(region, window.offset, window.nbytes, self.name(window))
+        for piece in window.pieces:
+            destination = self.destinations[piece.index]
+            with self._allocating:
+                if destination.flat is None and not destination.use_out():
+                    destination.flat = _host_memory(destination)
+            begin = first + piece.position
+            with destination.mode():
+                source = raw[begin : begin + piece.nbytes]
+                if destination.casts:
+                    source = bytes_as(source, destination.want.source.dtype)
+                destination.part(piece).copy_(source)
+
+    def _thread_scratch(self, window: Window) -> tuple[torch.Tensor, memoryview]:
+        needed = round_up(window.offset % DIRECT_BLOCK_BYTES + window.nbytes, DIRECT_BLOCK_BYTES)
+        raw: torch.Tensor | None = getattr(self._scratch, "raw", None)
+        if raw is None or raw.numel() < needed:
+            raw = anonymous(needed)
+            self._scratch.raw = raw
+        return raw, writable_bytes(raw)
+
+
+def _host_memory(destination: _Destination) -> torch.Tensor:
+    """Flat memory of a destination's own: bytes, or elements of the target dtype if it casts."""
+    nbytes = destination.nbytes
+    with destination.mode():
+        raw = torch.empty(nbytes, dtype=torch.uint8) if nbytes < SMALL_BYTES else anonymous(nbytes)
+        return raw.view(destination.want.dtype) if destination.casts else raw
+
+
+class _DeviceMove(_Move):
+    """Reads into staging slots and copies from there to the device."""
+
+    def run(self) -> Iterator[tuple[Want, torch.Tensor]]:
+        ring, port = self.transfer._ring, self.transfer._port
+        assert ring is not None
+        assert port is not None
+        work = list(self.windows(range(len(self.destinations)), ring.slot_bytes))
+        threads = min(self.transfer._policy.threads, len(work), len(ring.slots))
+        filling = in_threads(work, self._fill, threads, self.stop, self._discard)
+        arriving: deque[tuple[Event, list[_Destination]]] = deque()
+        try:
+            with contextlib.closing(filling) as filled:
+                for window, slot, first in filled:
+                    arriving.append(self._upload(window, slot, first))
+                    if len(arriving) > len(ring.slots):
+                        yield from self._arrived(arriving.popleft())
+                while arriving:
+                    yield from self._arrived(arriving.popleft())
+        finally:
+            arriving.clear()
+            ring.settle()
+
+    def _fill(self, window: Window) -> tuple[Window, Slot, int] | None:
+        """Fill a slot, in a reader thread."""
+        self.transfer._check(window.file)
+        ring = self.transfer._ring
+        assert ring is not None
+        slot = ring.acquire(self.stop.is_set)
+        if slot is None:
+            return None
+        try:
+            first = self.reader.read(slot.region, window.offset, window.nbytes, self.name(window))
+        except BaseException:
+            ring.release(slot)
+            raise
+        return window, slot, first
+
+    def _discard(self, filled: tuple[Window, Slot, int]) -> None:
+        assert self.transfer._ring is not None
+        self.transfer._ring.release(filled[1])
+
+    def _upload(self, window: Window, slot: Slot, first: int) -> tuple[Event, list[_Destination]]:
+        """Start the copies out of a slot; it is given back with their event, come what may."""
+        transfer = self.transfer
+        assert transfer._ring is not None
+        assert transfer._port is not None
+        copies: list[Copy] = []
+        event: Any = None
+        try:
+            transfer._check(window.file)
+            with self.destinations[window.pieces[0].index].mode():
+                copies = [self._copy(piece, slot, first) for piece in window.pieces]
+                event = transfer._port.upload(copies)
+        except BaseException:
+            copies = []
+            raise
+        finally:
+            transfer._ring.release(slot, event, copies)
+        transfer.bytes_uploaded += window.nbytes
+        return event, self.finish(window)
+
+    def _copy(self, piece: Piece, slot: Slot, first: int) -> Copy:
+        destination = self.destinations[piece.index]
+        if destination.flat is None and not destination.use_out():
+            destination.flat = self._device_memory(destination)
+        begin = first + piece.position
+        source = slot.bytes[begin : begin + piece.nbytes]
+        if destination.casts:
+            source = bytes_as(source, destination.want.source.dtype)
+        return source, destination.part(piece)
+
+    def _device_memory(self, destination: _Destination) -> torch.Tensor:
+        port = self.transfer._port
+        assert port is not None
+        try:
+            raw = port.empty(destination.nbytes)
+        except (torch.OutOfMemoryError, MemoryError) as err:
+            source = destination.want.source
+            free, _ = port.free_bytes()
+            raise NotEnoughMemory(
+                destination.nbytes, free, f"memory of {port.device}", path=source.file.path
+            ) from err
+        return raw.view(destination.want.dtype) if destination.casts else raw
+
+    def _arrived(
+        self, arrival: tuple[Event, list[_Destination]]
+    ) -> Iterator[tuple[Want, torch.Tensor]]:
+        event, complete = arrival
+        if event is not None:
+            assert self.transfer._port is not None
+            self.transfer._port.wait(event)
+        for destination in complete:
+            yield destination.want, destination.result()
+            destination.drop()

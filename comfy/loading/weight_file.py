@@ -1,0 +1,365 @@
+"""Weight files and the ranges in them: what is described, before anything is read.
+
+A `WeightFile` is one open file with an identity. A `WeightSlice` is a range of it that is one
+tensor. Reads are positional: no shared offset, so any number of threads may read at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from comfy.loading.errors import NotASlice, WeightFileChanged, WeightReadFailed
+from comfy.loading.reader import read_exactly
+
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+MAX_IDLE_DESCRIPTORS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """Equal identities mean the same bytes, as far as the system tells.
+
+    Attributes:
+        device: Number of the filesystem.
+        inode: Number of the file in it.
+        size: Bytes.
+        mtime_ns: Time of the last write, in nanoseconds.
+    """
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileIdentity:
+        """Take the identity out of what ``os.stat`` tells."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def __str__(self) -> str:
+        return f"inode {self.inode} of {self.size:,} bytes written at {self.mtime_ns} ns"
+
+
+class WeightFile:
+    """One weight file: an identity, and one close-on-exec descriptor while somebody needs it.
+
+    The descriptor is open while a tensor still has its bytes in the file (`hold`) or while a
+    read runs (`reading`); otherwise it is closed, and opened again on demand if the identity
+    still matches.
+
+    Note:
+        All methods are safe to call from several threads.
+    """
+
+    def __init__(self, path: str, fd: int, identity: FileIdentity, table: FileTable) -> None:
+        self.path = path
+        self.identity = identity
+        self.bytes_read = 0
+        self.lock = threading.Lock()
+        """Upstream's tag carries one lock per file; positional reads do not take it."""
+        self._table = table
+        self._lock = threading.RLock()
+        self._fd: int | None = fd
+        self._users = 0
+        self._holders = 0
+        self._pinned = False
+        self._finalizer = weakref.finalize(self, _close_quietly, fd)
+
+    def __repr__(self) -> str:
+        return f"WeightFile({self.path!r}, {self.size:,} bytes)"
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file, as of its opening."""
+        return self.identity.size
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a descriptor is held at this moment."""
+        return self._fd is not None
+
+    def fileno(self) -> int:
+        """A descriptor for tools that read by themselves; stays open as long as this object."""
+        with self._lock:
+            self._pinned = True
+            return self._open_fd()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[int]:
+        """Lend the descriptor, after checking that the file is still the same.
+
+        Yields:
+            The descriptor, open until the context ends. Use positional reads only.
+
+        Raises:
+            WeightFileChanged: If the path leads to other bytes now.
+            WeightReadFailed: If the file can no longer be opened.
+        """
+        with self._lock:
+            fd = self._open_fd()
+            self._users += 1
+        try:
+            self.check_identity()
+            yield fd
+        finally:
+            with self._lock:
+                self._users -= 1
+                self._close_if_idle()
+
+    def read_into(self, buffer: memoryview, offset: int, tensor: str | None = None) -> None:
+        """Fill `buffer` with the bytes at `offset`, all of them.
+
+        Args:
+            buffer: Writable, contiguous, format "B".
+            offset: Absolute position in the file, in bytes.
+            tensor: Name to tell in an error.
+
+        Raises:
+            TruncatedWeightFile: If the file ends before the buffer is full.
+            WeightReadFailed: If the system refuses.
+            WeightFileChanged: If the path leads to other bytes now.
+        """
+        with self.reading() as fd:
+            read_exactly(fd, buffer, offset, path=self.path, tensor=tensor)
+        self.count(len(buffer))
+
+    def count(self, nbytes: int) -> None:
+        """Add to the number of weight bytes read from this file."""
+        with self._lock:
+            self.bytes_read += nbytes
+
+    def check_identity(self) -> None:
+        """Raise unless the bytes behind this object are those that were opened.
+
+        A file that was deleted while its descriptor is open still has its bytes, and passes.
+
+        Raises:
+            WeightFileChanged: If size or time differ, or another file took the path.
+        """
+        with self._lock:
+            opened = FileIdentity.of(os.fstat(self._fd)) if self._fd is not None else None
+        if opened is not None and opened != self.identity:
+            raise WeightFileChanged(self.path, self.identity, opened)
+        try:
+            found = FileIdentity.of(os.stat(self.path))
+        except FileNotFoundError:
+            if opened is None:
+                raise WeightFileChanged(self.path, self.identity, None) from None
+            return
+        except OSError as err:
+            raise WeightReadFailed(self.path, err, doing="inspect") from err
+        if found != self.identity:
+            raise WeightFileChanged(self.path, self.identity, found)
+
+    def hold(self) -> Hold:
+        """Keep the descriptor open until the returned object is closed or collected."""
+        with self._lock:
+            self._open_fd()
+            self._holders += 1
+        return Hold(self)
+
+    def _release_hold(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            self._close_if_idle()
+
+    def close_if_reopenable(self) -> bool:
+        """Give the descriptor back early, if no read runs and the path still leads here."""
+        # Never waits: the caller may hold another file's lock, and two waiting crosswise never end.
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if self._fd is None or self._users or self._pinned:
+                return False
+            try:
+                same = FileIdentity.of(os.stat(self.path)) == self.identity
+            except OSError:
+                same = False
+            if same:
+                self._close()
+            return same
+        finally:
+            self._lock.release()
+
+    def _open_fd(self) -> int:
+        if self._fd is None:
+            try:
+                fd = os.open(self.path, _OPEN_FLAGS)
+            except FileNotFoundError as err:
+                raise WeightFileChanged(self.path, self.identity, None) from err
+            except OSError as err:
+                raise WeightReadFailed(self.path, err, doing="open") from err
+            found = FileIdentity.of(os.fstat(fd))
+            if found != self.identity:
+                os.close(fd)
+                raise WeightFileChanged(self.path, self.identity, found)
+            self._fd = fd
+            self._finalizer = weakref.finalize(self, _close_quietly, fd)
+        self._table.touch(self)
+        return self._fd
+
+    def _close_if_idle(self) -> None:
+        if not self._users and not self._holders and not self._pinned:
+            self._close()
+
+    def _close(self) -> None:
+        if self._fd is not None:
+            self._fd = None
+            self._finalizer()
+
+
+class Hold:
+    """A claim on an open descriptor; ends with `close` or with the object."""
+
+    def __init__(self, file: WeightFile) -> None:
+        self._end = weakref.finalize(self, WeightFile._release_hold, file)
+        # At exit the system closes descriptors; running finalizers then may meet torn-down modules.
+        self._end.atexit = False
+
+    def close(self) -> None:
+        """Give the claim back; harmless when repeated."""
+        self._end()
+
+
+def _close_quietly(fd: int) -> None:
+    with contextlib.suppress(OSError):
+        os.close(fd)
+
+
+class FileTable:
+    """Files by identity, so that all who open one file share one object; holds none alive.
+
+    Note:
+        At most `MAX_IDLE_DESCRIPTORS` files stay open while nobody reads; the least recently
+        used one gives its descriptor back and is opened again on demand.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._files: weakref.WeakValueDictionary[FileIdentity, WeightFile] = (
+            weakref.WeakValueDictionary()
+        )
+        self._recent: OrderedDict[int, weakref.ref[WeightFile]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def open(self, path: str | os.PathLike[str]) -> WeightFile:
+        """Open a file for positional reads, or share it if it is open already.
+
+        Raises:
+            FileNotFoundError: If there is nothing at `path` (also a `WeightReadFailed`).
+            WeightReadFailed: If it is a folder, or the system refuses.
+        """
+        name = os.path.abspath(os.fspath(path))
+        try:
+            fd = os.open(name, _OPEN_FLAGS)
+            status = os.fstat(fd)
+        except FileNotFoundError as err:
+            raise WeightFileMissing(name, err, doing="find") from err
+        except OSError as err:
+            raise WeightReadFailed(name, err, doing="open") from err
+        if not os.path.isfile(name):
+            os.close(fd)
+            refused = IsADirectoryError(errno.EISDIR, "not a regular file")
+            raise WeightReadFailed(name, refused, doing="open")
+        identity = FileIdentity.of(status)
+        with self._lock:
+            known = self._files.get(identity)
+            if known is not None:
+                os.close(fd)
+                known.check_identity()
+                return known
+            file = WeightFile(name, fd, identity, self)
+            self._files[identity] = file
+        return file
+
+    def touch(self, file: WeightFile) -> None:
+        """Note that `file` was used, and let the least recently used one go if too many are open."""
+        with self._lock:
+            self._recent[id(file)] = weakref.ref(file)
+            self._recent.move_to_end(id(file))
+            if len(self._recent) <= MAX_IDLE_DESCRIPTORS:
+                return
+            candidates = list(self._recent.items())[: len(self._recent) - MAX_IDLE_DESCRIPTORS]
+        for key, reference in candidates:
+            old = reference()
+            if old is None or not old.is_open or old.close_if_reopenable():
+                with self._lock:
+                    self._recent.pop(key, None)
+
+
+class WeightFileMissing(WeightReadFailed, FileNotFoundError):
+    """There is no file at the path."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSlice:
+    """A range of a weight file that is one tensor.
+
+    Attributes:
+        file: Where the bytes are.
+        offset: Absolute position of the first byte.
+        nbytes: Length in bytes; equals the size of a contiguous tensor of `dtype` and `shape`.
+        dtype: What torch calls the elements; ``uint8`` for encodings that torch lacks.
+        shape: Of the torch tensor (a packed sub-byte dtype halves the last dimension).
+        encoding: The name of the dtype in the file's header, for example "BF16".
+        name: Key of the tensor in its file, for messages.
+    """
+
+    file: WeightFile
+    offset: int
+    nbytes: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    encoding: str
+    name: str = ""
+
+    @property
+    def end(self) -> int:
+        """Absolute position just behind the last byte."""
+        return self.offset + self.nbytes
+
+    def narrow(self, start: int, length: int) -> WeightSlice:
+        """Rows `start` to `start + length` of the first axis, as a slice.
+
+        Raises:
+            NotASlice: If the tensor has no axis, or the rows are not inside it.
+        """
+        if not self.shape or start < 0 or length < 0 or start + length > self.shape[0]:
+            raise NotASlice(
+                f"rows {start} to {start + length} are not inside shape {self.shape}.",
+                path=self.file.path,
+                tensor=self.name,
+            )
+        row = self.nbytes // self.shape[0] if self.shape[0] else 0
+        return replace(
+            self,
+            offset=self.offset + start * row,
+            nbytes=length * row,
+            shape=(length, *self.shape[1:]),
+        )
+
+    def view(self, shape: tuple[int, ...]) -> WeightSlice:
+        """The same bytes under another shape.
+
+        Raises:
+            NotASlice: If the number of elements differs.
+        """
+        if math.prod(shape) != math.prod(self.shape):
+            raise NotASlice(
+                f"shape {self.shape} cannot be viewed as {shape}.",
+                path=self.file.path,
+                tensor=self.name,
+            )
+        return replace(self, shape=tuple(shape))
