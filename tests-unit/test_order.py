@@ -39,7 +39,7 @@ UNITS = _list("""
     main
 """)
 
-# Inside comfy/loading. Its __init__, the face of the package, comes last.
+# Inside comfy/loading. Its __init__ is the face of the package: what follows uses it as users do.
 LOADING_UNITS = _list("""
     errors options reader
     signals hardware mounts cgroups usage memory
@@ -47,7 +47,7 @@ LOADING_UNITS = _list("""
     encodings strict_json header_table header pickle_machine pickle_names pickle_zip pickles
     shards contents
     file_tensor devices staging rings decision_table plan windows transfer placing
-    registry strategies saving survey loader testing commands __main__ __init__
+    registry strategies saving survey loader __init__ testing commands __main__
 """)
 
 

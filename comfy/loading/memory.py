@@ -277,8 +277,6 @@ def _mps_query() -> tuple[int, int]:
 def _torch_reusable(profile: HardwareProfile) -> int:
     """Bytes that torch keeps for reuse: free for us, used in everybody's figures."""
     device = profile.device
-    if device.type not in ("cuda", "xpu", "mps"):
-        return 0
     try:
         if device.type == "mps":
             kept = torch.mps.driver_allocated_memory() - torch.mps.current_allocated_memory()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Iterator
 
 import torch
@@ -36,6 +37,7 @@ class Rings:
         self._idle_s = idle_s
         self._entries: dict[torch.device, _Entry] = {}
         self._lock = threading.RLock()
+        weakref.finalize(self, _cancel_timers, self._entries)
 
     def port(self, device: torch.device) -> DevicePort:
         """The port of a device; allocates no staging."""
@@ -89,7 +91,8 @@ class Rings:
             return self._entries[device]
 
     def _start_timer(self, entry: _Entry) -> None:
-        entry.timer = threading.Timer(self._idle_s, self._free, (entry,))
+        # Weakly: a timer must not keep a Loader's staging that nobody can use any more.
+        entry.timer = threading.Timer(self._idle_s, _free_later, (weakref.ref(self), entry.port.device))
         entry.timer.daemon = True
         entry.timer.start()
 
@@ -104,6 +107,18 @@ class Rings:
             if entry.ring is not None and not entry.users:
                 entry.ring.close()
                 entry.ring = None
+
+
+def _free_later(rings: weakref.ref[Rings], device: torch.device) -> None:
+    alive = rings()
+    if alive is not None:
+        alive._free(alive._entry(device))
+
+
+def _cancel_timers(entries: dict[torch.device, _Entry]) -> None:
+    for entry in entries.values():
+        if entry.timer is not None:
+            entry.timer.cancel()
 
 
 def _fits(ring: StagingRing, slots: int, slot_bytes: int) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import weakref
 from collections.abc import Callable, Sequence
 
 import torch
@@ -58,6 +59,10 @@ class StagingRing:
         for slot in self.slots:
             slot.is_registered = port.register(slot.bytes)
             self._free.put(slot)
+        # A ring that is dropped without `close` must not leave locked pages behind; at exit the
+        # device may be gone before this, and the system unlocks them anyway.
+        self._end = weakref.finalize(self, _unregister, port, self.slots)
+        self._end.atexit = False
 
     @property
     def nbytes(self) -> int:
@@ -121,12 +126,21 @@ class StagingRing:
     def close(self) -> None:
         """Wait for the last copies and give the memory back; the ring is of no use afterwards."""
         self.settle()
-        for slot in self.slots:
-            if slot.is_registered:
-                self.port.unregister(slot.bytes)
-                slot.is_registered = False
+        self._end()
         self.slots = []
         self._free = queue.Queue()
+
+
+def _unregister(port: DevicePort, slots: Sequence[Slot]) -> None:
+    """Undo the page-locking of slots before their memory goes."""
+    for slot in slots:
+        if not slot.is_registered:
+            continue
+        slot.is_registered = False
+        try:
+            port.unregister(slot.bytes)
+        except (RuntimeError, LookupError) as err:
+            logger.debug("%s: host memory was unregistered already: %s", port.device, err)
 
 
 def bytes_as(raw: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import struct
 import time
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
 import pytest
 
@@ -18,6 +17,7 @@ fcntl = pytest.importorskip("fcntl", reason="needs a POSIX terminal")
 termios = pytest.importorskip("termios", reason="needs a POSIX terminal")
 
 REDRAW_S = 0.12  # a little more than tqdm's interval
+MARK = "<<END>>"
 
 
 class Hook:
@@ -30,22 +30,51 @@ class Hook:
         self.calls.append((value, total, preview, node_id))
 
 
+class Terminal:
+    """A stream that is a terminal of 100 columns, and what appears on it."""
+
+    def __init__(self) -> None:
+        self._screen, other_end = os.openpty()
+        fcntl.ioctl(other_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+        self.stream = os.fdopen(other_end, "w")
+
+    def shown(self) -> str:
+        """What was written since the last call."""
+        # The system passes text on when it likes; the mark says that all of it has come.
+        self.stream.write(MARK)
+        self.stream.flush()
+        text = ""
+        while not text.endswith(MARK):
+            text += os.read(self._screen, 65536).decode()
+        return text.removesuffix(MARK)
+
+    def close(self) -> None:
+        self.stream.close()
+        os.close(self._screen)
+
+
 @pytest.fixture
-def terminal() -> Iterator[tuple[TextIO, int]]:
-    """A stream that is a terminal, and the descriptor at its other end."""
-    ours, theirs = os.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    os.set_blocking(ours, False)
-    stream = os.fdopen(theirs, "w")
-    yield stream, ours
-    stream.close()
-    os.close(ours)
+def terminal() -> Iterator[Terminal]:
+    terminal = Terminal()
+    yield terminal
+    terminal.close()
 
 
-def shown(descriptor: int) -> str:
-    with contextlib.suppress(BlockingIOError, OSError):
-        return os.read(descriptor, 65536).decode()
-    return ""
+class Clock:
+    """A clock that goes on only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("comfy.progress.time", clock)
+    return clock
 
 
 # -- the bar of nodes ----------------------------------------------------------------------------
@@ -92,36 +121,33 @@ def test_what_the_hook_raises_reaches_the_node() -> None:
 
 
 def test_large_file_draws_a_bar_on_a_terminal_and_takes_it_away(
-    terminal: tuple[TextIO, int],
+    terminal: Terminal,
 ) -> None:
-    stream, other_end = terminal
     total = LARGE_FILE_BYTES * 4
-    with ByteProgress("model.safetensors", stream, None) as show:
+    with ByteProgress("model.safetensors", terminal.stream, None) as show:
         show(0, total)
         time.sleep(REDRAW_S)
         show(total // 2, total)
-        drawn = shown(other_end)
+        drawn = terminal.shown()
     assert "model.safetensors" in drawn and "50%" in drawn
-    assert shown(other_end).endswith("\r")
+    assert terminal.shown().endswith("\r")
 
 
-def test_bar_starts_over_when_the_work_does(terminal: tuple[TextIO, int]) -> None:
-    stream, other_end = terminal
-    with ByteProgress("model", stream, None) as show:
+def test_bar_starts_over_when_the_work_does(terminal: Terminal) -> None:
+    with ByteProgress("model", terminal.stream, None) as show:
         show(LARGE_FILE_BYTES * 2, LARGE_FILE_BYTES * 2)
-        shown(other_end)
+        terminal.shown()
         time.sleep(REDRAW_S)
         show(LARGE_FILE_BYTES, LARGE_FILE_BYTES * 4)
         time.sleep(REDRAW_S)
         show(LARGE_FILE_BYTES * 3, LARGE_FILE_BYTES * 4)
-        assert "75%" in shown(other_end)
+        assert "75%" in terminal.shown()
 
 
-def test_small_file_draws_nothing(terminal: tuple[TextIO, int]) -> None:
-    stream, other_end = terminal
-    with ByteProgress("model", stream, None) as show:
+def test_small_file_draws_nothing(terminal: Terminal) -> None:
+    with ByteProgress("model", terminal.stream, None) as show:
         show(LARGE_FILE_BYTES, LARGE_FILE_BYTES)
-    assert shown(other_end) == ""
+    assert terminal.shown() == ""
 
 
 def test_stream_that_is_no_terminal_stays_empty() -> None:
@@ -131,7 +157,7 @@ def test_stream_that_is_no_terminal_stays_empty() -> None:
     assert stream.getvalue() == ""
 
 
-def test_hook_hears_nothing_of_a_load_that_is_over_at_once() -> None:
+def test_hook_hears_nothing_of_a_load_that_is_over_at_once(clock: Clock) -> None:
     hook = Hook()
     with ByteProgress("model", None, hook) as show:
         show(1, 10)
@@ -139,11 +165,11 @@ def test_hook_hears_nothing_of_a_load_that_is_over_at_once() -> None:
     assert hook.calls == []
 
 
-def test_hook_of_a_slow_load_hears_at_intervals_and_the_end() -> None:
+def test_hook_of_a_slow_load_hears_at_intervals_and_the_end(clock: Clock) -> None:
     hook = Hook()
     with ByteProgress("model", None, hook) as show:
         show(1, 100)
-        time.sleep(HOOK_INTERVAL_S * 1.1)
+        clock.now += HOOK_INTERVAL_S * 1.1
         show(2, 100)
         show(3, 100)
         show(100, 100)
@@ -151,12 +177,12 @@ def test_hook_of_a_slow_load_hears_at_intervals_and_the_end() -> None:
 
 
 def test_what_the_hook_raises_ends_the_load_and_takes_the_bar_away(
-    terminal: tuple[TextIO, int],
+    terminal: Terminal, clock: Clock
 ) -> None:
     def interrupt(*args: object, **kwargs: object) -> None:
         raise InterruptedError
 
-    with pytest.raises(InterruptedError), ByteProgress("m", terminal[0], interrupt) as show:
-        time.sleep(HOOK_INTERVAL_S * 1.1)
+    with pytest.raises(InterruptedError), ByteProgress("m", terminal.stream, interrupt) as show:
+        clock.now += HOOK_INTERVAL_S * 1.1
         show(1, LARGE_FILE_BYTES * 2)
-    assert shown(terminal[1]).endswith("\r")
+    assert terminal.shown().endswith("\r")

@@ -74,7 +74,9 @@ def test_v2_limit_counts_without_reclaimable_file_pages(tmp_path: Path) -> None:
     group = v2_group("/app", 16 * GIB, 15 * GIB, inactive_file=6 * GIB, active_file=4 * GIB)
     found = host_pool(root=v2_tree(tmp_path, "/app", group))
     assert (found.total, found.free, found.beyond) == (16 * GIB, 11 * GIB, 39 * GIB)
-    assert "16,384 MiB" in found.notes[0]
+    assert found.notes == (
+        f"the limit of 16,384 MiB on {tmp_path / 'sys/fs/cgroup/app'} leaves 11,264 MiB",
+    )
 
 
 def test_v1_limit_counts_without_reclaimable_file_pages(tmp_path: Path) -> None:

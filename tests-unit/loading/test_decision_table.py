@@ -170,6 +170,40 @@ def test_row(
     assert plan.reasons or row == 17
 
 
+# The reserve of these hosts is set to nothing, so that limits can be met to the byte.
+EXACT = {"reserve_bytes": 0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "ask", "row"),
+    [
+        pytest.param({"profile": CPU, "storage": storage(hot=0.8)}, None, 4, id="not yet hot"),
+        pytest.param(
+            {"profile": CPU, "host": pool(6 * GIB)}, None, 4, id="file as large as memory"
+        ),
+        pytest.param({"profile": CPU, "host": pool(6 * GIB - 1)}, None, 1, id="one byte larger"),
+        pytest.param({"file_bytes": 64 * MIB - 1}, None, 3, id="still small"),
+        pytest.param({"file_bytes": 64 * MIB}, None, 14, id="no longer small"),
+        pytest.param({"profile": SPARK, "storage": storage(hot=0.2)}, None, 6, id="just warm"),
+        pytest.param({"profile": SPARK, "storage": storage(hot=0.19)}, None, 7, id="just cold"),
+        pytest.param({"host": pool(9 * GIB)}, None, 14, id="room for 1.5 files"),
+        pytest.param({"host": pool(9 * GIB - 1)}, None, 15, id="one byte less"),
+        pytest.param({"host": pool(6 * GIB + 64 * MIB)}, LOWVRAM, 12, id="host holds the file"),
+        pytest.param({"host": pool(6 * GIB + 64 * MIB - 1)}, LOWVRAM, 13, id="all but one byte"),
+        pytest.param({"profile": DIRECTML, "host": pool(6444 * MIB)}, None, 16, id="twice one"),
+        pytest.param({"profile": DIRECTML, "host": pool(6443 * MIB)}, None, 17, id="not quite"),
+    ],
+)
+def test_boundary_of_a_row(changes: dict[str, Any], ask: Any, row: int) -> None:
+    assert choose(ask=ask, options=EXACT, **changes).row == row
+
+
+def test_cpu_may_execute_beside_an_accelerator() -> None:
+    plan = choose(profile=SPARK, executes_on_cpu=True)
+    assert (plan.row, plan.strategy) == (4, "readinto")
+    assert (plan.need.host, plan.need.device, plan.need.staging) == (6 * GIB, 0, 0)
+
+
 def test_rows_are_numbered_in_order() -> None:
     assert [row.number for row in ROWS] == list(range(1, 18))
 
@@ -271,6 +305,12 @@ def test_every_row_explains_itself() -> None:
     assert by_number[7].strategy == "file-slice"
     assert by_number[10].reasons == ("unified memory",)
     assert by_number[17].matched
+
+
+def test_rows_for_devices_say_that_the_cpu_executes() -> None:
+    verdicts = explain(request(), facts(profile=CPU), EVERYTHING)
+    assert not verdicts[9].matched
+    assert verdicts[9].reasons == ("the CPU executes",)
 
 
 def test_first_row_with_a_strategy_is_the_one_taken() -> None:

@@ -64,6 +64,12 @@ def test_unified_cuda_is_never_asked_for_its_free_memory() -> None:
     assert "page cache" in found.notes[-1]
 
 
+def test_memory_that_torch_keeps_for_reuse_is_free_on_unified_devices_too() -> None:
+    spark = profile(unified=True, total_bytes=64 * GIB)
+    assert device_pool(spark, HOST, refuse, reusable=lambda: 3 * GIB).free == 53 * GIB
+    assert device_pool(spark, HOST, refuse, reusable=lambda: 30 * GIB).free == 64 * GIB
+
+
 def test_unified_device_that_may_use_only_a_part_is_capped() -> None:
     n1x = profile(unified=True, total_bytes=46477 * MIB)
     assert device_pool(n1x, HOST, refuse).free == 46477 * MIB
@@ -96,7 +102,7 @@ def test_absurd_figures_are_clamped_and_logged_once(
         found = device_pool(profile(), HOST, ask(told))
         device_pool(profile(), HOST, ask(told))
     assert found.free == free
-    assert "counting" in found.notes[0]
+    assert f"counting {free // MIB:,} MiB" in found.notes[0]
     assert len(caplog.records) == 1
 
 
@@ -181,6 +187,14 @@ def test_apu_can_have_more_than_memavailable(
     assert (host.free, found.free) == (91 * GIB, free * GIB)
 
 
+def test_apu_in_a_container_has_no_more_than_the_container(tmp_path: Path) -> None:
+    apu = profile("hip", unified=True, total_bytes=128 * GIB)
+    limited = pool(6 * GIB, 8 * GIB, beyond=50 * GIB)
+    told = ask((100 * GIB, 128 * GIB))
+    found = device_pool(apu, limited, told, reusable=none_held, root=apu_tree(tmp_path, 0, 0))
+    assert found.free == 6 * GIB
+
+
 def test_apu_with_more_free_than_total_is_clamped(tmp_path: Path) -> None:
     apu = profile("hip", unified=True, total_bytes=62 * GIB)
     root = apu_tree(tmp_path, 0, 0)
@@ -195,16 +209,40 @@ def test_apu_of_which_nothing_is_known_has_the_hosts_memory(tmp_path: Path) -> N
     assert device_pool(apu, HOST, broken, reusable=none_held, root=tmp_path).free == 50 * GIB
 
 
-def test_torch_is_asked_where_no_query_is_given() -> None:
-    class Module:
-        mem_get_info = staticmethod(lambda device: (3 * GIB, 16 * GIB))
+class DeviceModule:
+    """Figures of an imaginary backend, as torch's own modules tell them."""
 
-    torch._register_device_module("xla", Module())
+    def __init__(self, initialized: bool = True) -> None:
+        self._initialized = initialized
+
+    def mem_get_info(self, device: torch.device) -> tuple[int, int]:
+        return 3 * GIB, 16 * GIB
+
+    def is_initialized(self) -> bool:
+        return self._initialized
+
+    def memory_reserved(self, device: torch.device) -> int:
+        return 5 * GIB
+
+    def memory_allocated(self, device: torch.device) -> int:
+        return 4 * GIB
+
+
+@pytest.mark.parametrize(("module", "free"), [(DeviceModule(), 4), (DeviceModule(False), 3)])
+def test_torch_is_asked_where_nobody_else_tells(module: DeviceModule, free: int) -> None:
+    torch._register_device_module("xla", module)
     try:
         card = replace(profile("xpu", total_bytes=16 * GIB), device=torch.device("xla", 0))
-        assert device_pool(card, HOST).free == 3 * GIB
+        assert device_pool(card, HOST).free == free * GIB
     finally:
         del torch.xla, sys.modules["torch.xla"]
+
+
+def test_mac_is_asked_through_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 48 * GIB)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 10 * GIB)
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 7 * GIB)
+    assert device_pool(profile("mps", total_bytes=48 * GIB), HOST).free == (48 - 10 + 3) * GIB
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -217,7 +255,13 @@ def test_torch_without_cuda_leaves_a_note() -> None:
 
 @pytest.mark.parametrize(
     ("total", "reserve"),
-    [(16, 16 * GIB // 10), (31, 31 * GIB // 10), (64, 4 * GIB), (128, int(6.4 * GIB))],
+    [
+        (16, 16 * GIB // 10),
+        (31, 31 * GIB // 10),
+        (32, 4 * GIB),
+        (64, 4 * GIB),
+        (128, int(6.4 * GIB)),
+    ],
 )
 def test_unified_machine_keeps_a_reserve(total: int, reserve: int) -> None:
     machine = profile(unified=True, total_bytes=total * GIB)

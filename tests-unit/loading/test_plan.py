@@ -116,6 +116,21 @@ def test_cast_counts_at_the_wanted_size_with_its_temporary() -> None:
     assert plan.need.unified_total() == 12 * GIB + 80 * MIB
 
 
+@pytest.mark.parametrize(
+    ("device", "free_mib"), [(CPU, 6144 + 16), (SPARK, 6144 + 64 + 16), (CARD, 6144 + 16)]
+)
+@pytest.mark.parametrize("missing", [0, 1])
+def test_temporary_of_a_cast_must_fit(device: Any, free_mib: int, missing: int) -> None:
+    home = pool(free_mib * MIB - missing)
+    known: dict[str, Any] = {"device": home} if device is CARD else {"host": home}
+    known |= {"profile": device, "largest_cast_bytes": 16 * MIB, "casts": True}
+    if not missing:
+        assert choose(options={"reserve_bytes": 0}, **known).need.cast == 16 * MIB
+        return
+    with pytest.raises(NotEnoughMemory):
+        choose(options={"reserve_bytes": 0}, **known)
+
+
 def test_discrete_card_may_hold_more_than_the_host() -> None:
     assert choose(host=pool(2 * GIB), file_bytes=20 * GIB).row == 15
 
@@ -163,15 +178,21 @@ def test_streaming_on_unified_memory_leaves_weights_in_the_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "host", "on_device"),
+    ("changes", "host_gib", "device_gib"),
     [
-        pytest.param(SPARK, 300 * MIB, 6 * GIB, id="unified: tensors leave one by one"),
-        pytest.param(CARD, 6 * GIB, 6 * GIB, id="discrete: both at once"),
+        pytest.param({"profile": SPARK}, 0.25, 6, id="unified: tensors leave one by one"),
+        pytest.param({"profile": SPARK, "need_bytes": 12 * GIB}, 0.25, 12, id="unified, grows"),
+        pytest.param({"profile": SPARK, "need_bytes": 3 * GIB}, 0.25, 6, id="unified, shrinks"),
+        pytest.param({}, 6, 6, id="discrete: both at once"),
+        pytest.param({"need_bytes": 12 * GIB}, 6, 12, id="discrete, cast on the device"),
+        pytest.param({"need_bytes": 12 * GIB, "places_now": False}, 12, 0, id="stays on the host"),
     ],
 )
-def test_readinto_then_upload_is_counted(device: Any, host: int, on_device: int) -> None:
-    plan = choose(profile=device, options={"strategy": "readinto"})
-    assert (plan.need.host, plan.need.device) == (host, on_device)
+def test_readinto_then_upload_is_counted(
+    changes: dict[str, Any], host_gib: float, device_gib: float
+) -> None:
+    plan = choose(options={"strategy": "readinto"}, largest_bytes=GIB // 4, **changes)
+    assert (plan.need.host, plan.need.device) == (host_gib * GIB, device_gib * GIB)
 
 
 def test_strategys_own_estimate_counts() -> None:

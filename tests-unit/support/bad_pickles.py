@@ -69,8 +69,6 @@ def calls() -> dict[str, Call]:
     }
 
 
-
-
 def _unsafe() -> Iterator[BadPickle]:
     for name, call in calls().items():
         state = {"w": Tensor(), "x": call}
@@ -266,7 +264,10 @@ def _overlap(path: Path) -> None:
 
 
 def _large_table(path: Path) -> None:
-    write_archive(path, table=bytes(100_000_001), compression=zipfile.ZIP_DEFLATED)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(256, (100_000,), dtype=torch.uint8, generator=generator)
+    write_archive(path, table=bytes(noise.tolist()), compression=zipfile.ZIP_DEFLATED)
+    _central(path, 24, struct.pack("<I", 100_000_001), record=0)
 
 
 def _legacy() -> Iterator[BadPickle]:
@@ -322,6 +323,17 @@ def _values() -> Iterator[BadPickle]:
         make = functools.partial(write_archive, value=value)
         yield BadPickle(f"holds {name}", make, _INVALID, told)
 
+
+INFLATING = frozenset(
+    f"zip: {name}"
+    for name in (
+        "bomb by its content",
+        "wrong checksum",
+        "damaged compression",
+        "overlapping compressed records",
+    )
+)
+"""Cases whose damage shows only when their few bytes are inflated."""
 
 BAD_PICKLES = (*_unsafe(), *_unknown(), *_tensors(), *_archives(), *_legacy(), *_values())
 """Files that must be refused with `InvalidWeightFile`."""

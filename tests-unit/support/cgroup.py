@@ -78,8 +78,8 @@ class MemoryGroup(ABC):
         """The most it had since `reset_peak`."""
 
     @abstractmethod
-    def reset_peak(self) -> None:
-        """Start the peak anew, where the system can."""
+    def reset_peak(self) -> bool:
+        """Start the peak anew; False where the system cannot."""
 
     @abstractmethod
     def kills(self) -> int:
@@ -99,8 +99,9 @@ class _GroupV1(MemoryGroup):
     def peak_bytes(self) -> int:
         return self._number("memory.max_usage_in_bytes")
 
-    def reset_peak(self) -> None:
+    def reset_peak(self) -> bool:
         (self.path / "memory.max_usage_in_bytes").write_text("0")
+        return True
 
     def kills(self) -> int:
         return _entries((self.path / "memory.oom_control").read_text()).get("oom_kill", 0)
@@ -112,13 +113,20 @@ class _GroupV2(MemoryGroup):
     def __enter__(self) -> MemoryGroup:
         super().__enter__()
         try:
-            self._peak = open(self.path / "memory.peak", "r+", buffering=1)
-        except PermissionError:
-            self._peak = open(self.path / "memory.peak")
+            self._peak = self._open_peak()
+        except OSError:
+            super().__exit__()
+            raise
         return self
 
+    def _open_peak(self) -> int:
+        try:
+            return os.open(self.path / "memory.peak", os.O_RDWR)
+        except PermissionError:
+            return os.open(self.path / "memory.peak", os.O_RDONLY)
+
     def __exit__(self, *exception: object) -> None:
-        self._peak.close()
+        os.close(self._peak)
         super().__exit__(*exception)
 
     def set_limit(self, nbytes: int) -> None:
@@ -130,12 +138,14 @@ class _GroupV2(MemoryGroup):
         return self._number("memory.current")
 
     def peak_bytes(self) -> int:
-        self._peak.seek(0)
-        return int(self._peak.read())
+        return int(os.pread(self._peak, 64, 0))
 
-    def reset_peak(self) -> None:
-        with contextlib.suppress(OSError):
-            self._peak.write("reset\n")
+    def reset_peak(self) -> bool:
+        try:
+            os.write(self._peak, b"reset\n")
+        except OSError:
+            return False
+        return True
 
     def kills(self) -> int:
         return _entries((self.path / "memory.events").read_text()).get("oom_kill", 0)

@@ -223,6 +223,31 @@ def _watch(
     )
 
 
+def _conduct(
+    spec: dict[str, Any], use_group: bool, limit_bytes: int | None, deadline: float
+) -> Measured:
+    """Start the subprocess, watch it to its end, and clean up after it."""
+    with tempfile.TemporaryFile("w+") as output, _group_if(use_group) as group:
+        child = _Child(spec, output, group)
+        try:
+            figures = _watch(child, group, limit_bytes, deadline)
+            child.order()
+            child.process.wait(timeout=max(1.0, deadline - time.monotonic()))
+        except _Killed:
+            figures = Measured(0, 0, 0, 0, error="Killed", message="it ended while importing")
+        finally:
+            child.close()
+        if group is not None:
+            figures = replace(
+                figures,
+                group_peak_bytes=group.peak_bytes(),
+                killed_for_memory=group.kills() > 0,
+            )
+        output.seek(0)
+        printed = output.read() + figures.output
+    return replace(figures, returncode=child.process.returncode, output=printed)
+
+
 def run_measured(
     code: str | Callable[..., object],
     *,
@@ -255,23 +280,4 @@ def run_measured(
     use_group = cgroup_reason() is None if in_group is None else in_group
     if limit_over_baseline_bytes is not None and not use_group:
         raise RuntimeError(f"no limit without a control group: {cgroup_reason()}")
-    deadline = time.monotonic() + timeout_s
-    with tempfile.TemporaryFile("w+") as output, _group_if(use_group) as group:
-        child = _Child(spec, output, group)
-        try:
-            figures = _watch(child, group, limit_over_baseline_bytes, deadline)
-            child.order()
-            child.process.wait(timeout=max(1.0, deadline - time.monotonic()))
-        except _Killed:
-            figures = Measured(0, 0, 0, 0, error="Killed", message="it ended while importing")
-        finally:
-            child.close()
-        if group is not None:
-            figures = replace(
-                figures,
-                group_peak_bytes=group.peak_bytes(),
-                killed_for_memory=group.kills() > 0,
-            )
-        output.seek(0)
-        printed = output.read() + figures.output
-    return replace(figures, returncode=child.process.returncode, output=printed)
+    return _conduct(spec, use_group, limit_over_baseline_bytes, time.monotonic() + timeout_s)

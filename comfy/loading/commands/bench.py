@@ -25,7 +25,7 @@ from comfy.loading.commands.contestants import Contestant, ceilings, ours, stock
 from comfy.loading.commands.devices import add_device_arguments, chosen_device
 from comfy.loading.commands.findings import machine
 from comfy.loading.commands.runs import TIMEOUT_S, Run, Step, Target, run_once, schedule
-from comfy.loading.commands.scores import DISK_TARGET, MEMORY_TARGET, Score, score
+from comfy.loading.commands.scores import DISK_TARGET, MEMORY_TARGET, QUIET_SHARE, Score, score
 from comfy.loading.commands.tables import heading, percent, table, wrapped
 from comfy.loading.contents import read_contents
 from comfy.loading.errors import FlagConflict, NotEnoughMemory
@@ -297,6 +297,12 @@ def _remarks(scores: Sequence[Score]) -> list[str]:
         f"{MEMORY_TARGET} on they are what bounds a load. peak: memory over the process's "
         f"baseline, W: the weights' size. Mapped weights are touched before the clock stops."
     )
+    others = max((one.others_share or 0.0 for one in scores), default=0.0)
+    if others > QUIET_SHARE:
+        lines += wrapped(
+            f"Other programs took up to {others:.0%} of the CPUs meanwhile: the machine can do "
+            f"better than this. Repeat it when nothing else runs."
+        )
     for one in scores:
         if one.discarded:
             lines += wrapped(

@@ -14,11 +14,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import psutil
 
 import comfy.loading
 from comfy.loading.commands.cache_states import (
@@ -77,6 +80,7 @@ class Run:
         cached_before: Share in the page cache at the start; None if unknown.
         cached_left: Share right after the load, everything still held.
         cached_after_exit: Share after the process ended.
+        others_share: Share of all CPUs that other programs used meanwhile.
         digest: What the tensors hold, where that was asked for.
     """
 
@@ -93,6 +97,7 @@ class Run:
     cached_before: float | None = None
     cached_left: float | None = None
     cached_after_exit: float | None = None
+    others_share: float = 0.0
     digest: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -180,8 +185,10 @@ def run_once(step: Step, *, timeout_s: float = TIMEOUT_S) -> Run:
             # What memory has to give does not depend on the files.
             if reached(step.state, before) is False and one.kind != "memory":
                 return Run(**about, problem=_wrong_state(step.state, before), was_discarded=True)
+            others = _OtherPrograms()
             child.say("go")
             result = Result(**child.expect("result", timeout_s))
+            about["others_share"] = others.share(result.cpu_s)
             left = residency(target.files)
             digest = None
             if step.wants_digest:
@@ -196,6 +203,27 @@ def run_once(step: Step, *, timeout_s: float = TIMEOUT_S) -> Run:
 def _wrong_state(state: State, share: float | None) -> str:
     why = "another process has it mapped" if state == "cold" else "memory is short"
     return f"not {state}: {share:.1%} of the file in the page cache (perhaps {why})"
+
+
+class _OtherPrograms:
+    """The CPU time that programs other than the measured one take."""
+
+    def __init__(self) -> None:
+        self._busy = _busy_s()
+        self._started = time.perf_counter()
+
+    def share(self, own_s: float) -> float:
+        """Tell what share of all CPUs it was since the object was made."""
+        elapsed = max(1e-9, time.perf_counter() - self._started)
+        others = _busy_s() - self._busy - own_s
+        return min(1.0, max(0.0, others / elapsed / (psutil.cpu_count() or 1)))
+
+
+def _busy_s() -> float:
+    """CPU seconds of all programs since the machine started; a hypervisor's other guests count."""
+    times = psutil.cpu_times()._asdict()
+    idle = ("idle", "iowait", "guest", "guest_nice")
+    return float(sum(value for name, value in times.items() if name not in idle))
 
 
 class _ChildFailed(Exception):

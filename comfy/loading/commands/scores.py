@@ -13,6 +13,9 @@ from comfy.loading.commands.runs import Run
 # Shares from which on a load is said to be as fast as what bounds it.
 DISK_TARGET = 0.85
 MEMORY_TARGET = 0.80
+# Above this, other programs take so much of the CPUs that figures say little.
+QUIET_SHARE = 0.15
+_ITSELF = "itself"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class Score:
         cached_left: Share of the file in the page cache right after, median; None if unknown.
         disk_bytes: Read from storage, median; None if unknown.
         cpu_s: CPU time, median.
+        others_share: Share of all CPUs that other programs used meanwhile, median.
         bound: What bounds it, in words.
         same_bytes: Whether it loaded what the others did; None if nobody compared.
     """
@@ -64,6 +68,7 @@ class Score:
     cached_left: float | None = None
     disk_bytes: float | None = None
     cpu_s: float | None = None
+    others_share: float | None = None
     bound: str = ""
     same_bytes: bool | None = None
 
@@ -128,7 +133,11 @@ def _score(group: Sequence[Run], ceilings: _Ceilings, truth: dict[str, str]) -> 
         return base
     seconds = [_seconds(run) for run in good]
     of_disk = _share(good, ceilings.disk) if first.kind != "disk" else None
-    of_memory = _share(good, ceilings.memory) if first.kind != "memory" else None
+    of_memory = _share(good, ceilings.memory) if _fills_memory(first) else None
+    others = _median(run.others_share for run in good)
+    bound = "" if first.kind in ("disk", "memory") else _bound(first, of_disk, of_memory)
+    if bound == _ITSELF and (others or 0.0) > QUIET_SHARE:
+        bound = "itself, or other programs"
     digests = [run.digest for run in good if run.digest is not None]
     return Score(
         **{
@@ -143,7 +152,8 @@ def _score(group: Sequence[Run], ceilings: _Ceilings, truth: dict[str, str]) -> 
             "cached_left": _median(run.cached_left for run in good),
             "disk_bytes": _median(run.result.disk_bytes for run in good if run.result),
             "cpu_s": _median(run.result.cpu_s for run in good if run.result),
-            "bound": "" if first.kind in ("disk", "memory") else _bound(first, of_disk, of_memory),
+            "others_share": others,
+            "bound": bound,
             "same_bytes": all(one == truth.get(first.path) for one in digests) if digests else None,
         }
     )
@@ -157,7 +167,7 @@ def _bound(run: Run, of_disk: float | None, of_memory: float | None) -> str:
     other; some machines allow no more, because filling memory takes the CPU that the disk needs.
     """
     disk = of_disk or 0.0
-    memory = of_memory or 0.0 if run.is_private else 0.0
+    memory = of_memory or 0.0
     if run.state == "cold" and disk >= DISK_TARGET:
         return "the disk"
     if memory >= MEMORY_TARGET:
@@ -166,7 +176,12 @@ def _bound(run: Run, of_disk: float | None, of_memory: float | None) -> str:
         return "the disk, then fresh memory" if memory else "the disk, and itself"
     if run.state == "warm" and not run.is_private:
         return "page faults"
-    return "itself"
+    return _ITSELF
+
+
+def _fills_memory(run: Run) -> bool:
+    """Whether the rate of fresh memory says anything about a run."""
+    return run.is_private and run.kind not in ("disk", "memory")
 
 
 def _share(runs: Iterable[Run], ceiling: Callable[[Run], float | None]) -> float | None:
