@@ -43,7 +43,7 @@ def cache_folder() -> Path:
     return Path(root) / "comfyui-onecopy"
 
 
-def make_targets(letters: Sequence[str], nbytes: int, folder: Path) -> dict[str, Target]:
+def make_targets(letters: Sequence[Letter], nbytes: int, folder: Path) -> dict[Letter, Target]:
     """Make or find the files.
 
     Args:
@@ -57,7 +57,7 @@ def make_targets(letters: Sequence[str], nbytes: int, folder: Path) -> dict[str,
     return {letter: target_of(str(_make(letter, nbytes, folder))) for letter in letters}
 
 
-def _make(letter: str, nbytes: int, folder: Path) -> Path:
+def _make(letter: Letter, nbytes: int, folder: Path) -> Path:
     home = folder / f"{letter}-{nbytes}"
     wanted = {"letter": letter, "bytes": nbytes, "seed": _SEED}
     known = _known(home, wanted)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import files, peers, report
+from benchmarks.files import Letter
 from comfy.loading.commands.bench import as_json, in_order, measure
 from comfy.loading.commands.cache_states import State
 from comfy.loading.commands.contestants import Contestant, ceilings, ours, stock
@@ -95,7 +96,7 @@ def _chosen(letter: str, only: str | None) -> list[Contestant]:
 
 
 def _steps(
-    targets: dict[str, Target], arguments: argparse.Namespace
+    targets: Mapping[Letter, Target], arguments: argparse.Namespace
 ) -> tuple[list[Step], list[Contestant]]:
     states = [state for state in _STATES if state in arguments.states.split(",")]
     steps: list[Step] = []
@@ -116,11 +117,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _arguments(argv)
     console = Console(width=None if sys.stdout.isatty() else 200)
-    letters = [letter.strip() for letter in arguments.sets.split(",")]
-    unknown = [letter for letter in letters if letter not in files.LETTERS]
+    asked = [word.strip() for word in arguments.sets.split(",")]
+    unknown = [word for word in asked if word not in files.LETTERS]
     if unknown:
         console.print(f"There is no set {', '.join(unknown)}; known: {', '.join(files.LETTERS)}.")
         return 2
+    letters = [letter for letter in files.LETTERS if letter in asked]
     for name in peers.missing():
         console.print(f"[yellow]{name} is missing[/]: pip install -r benchmarks/requirements.txt")
     folder = arguments.folder or files.cache_folder() / "bench"
@@ -144,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _conclude(
     console: Console,
     arguments: argparse.Namespace,
-    targets: dict[str, Target],
+    targets: Mapping[Letter, Target],
     runs: Sequence[Run],
     everybody: Sequence[Contestant],
     was_stopped: bool,

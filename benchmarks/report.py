@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from benchmarks.files import TITLES
@@ -59,7 +60,7 @@ class Section:
 
     def as_table(self) -> Table:
         """For a terminal."""
-        table = Table(title=self.title, title_justify="left", header_style="bold")
+        table = Table(title=self.title, title_justify="left", box=box.SIMPLE)
         for index, name in enumerate(HEADER):
             is_text = index in (0, len(HEADER) - 1)
             table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
@@ -154,13 +155,16 @@ def _verdict(name: str, rows: Sequence[Score]) -> list[str]:
 def as_markdown(parts: Sequence[Section], told: Mapping[str, Any]) -> str:
     """The tables for people who read them later."""
     machine = told["machine"]
-    lines = [
-        "# Loading, measured",
-        "",
+    where = (
         f"{machine['cpu']}, {machine['cpu_count']} CPUs, "
         f"{in_words(machine['memory_bytes'])} of memory, {machine['system']}, "
         f"torch {machine['torch']}; {told['rounds']} rounds, set A of {told['size_mib']} MiB. "
-        "Median seconds until every weight can be used; see benchmarks/README.md for how.",
+        "Median seconds until every weight can be used; see benchmarks/README.md for how."
+    )
+    lines = [
+        "# Loading, measured",
+        "",
+        where,
     ]
     if told["missing"]:
         lines += ["", f"Not installed here: {', '.join(told['missing'])}."]

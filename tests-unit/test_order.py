@@ -46,8 +46,9 @@ LOADING_UNITS = _list("""
     weight_file storage pages page_cache
     encodings strict_json header_table header pickle_machine pickle_names pickle_zip pickles
     shards contents
-    file_tensor devices staging rings decision_table plan windows transfer placing
-    registry strategies saving survey loader __init__ testing commands __main__
+    homes file_tensor sources devices staging rings decision_table plan windows destinations
+    transfer placing mover registry strategies saving survey loader default __init__ testing
+    commands __main__
 """)
 
 

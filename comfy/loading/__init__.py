@@ -14,20 +14,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from comfy.loading.default import configure as configure
+    from comfy.loading.default import default_loader as default_loader
+    from comfy.loading.default import load as load
+    from comfy.loading.default import load_strategies as load_strategies
+    from comfy.loading.default import register_load_strategy as register_load_strategy
     from comfy.loading.errors import LoadError as LoadError
     from comfy.loading.file_tensor import FileTensor as FileTensor
-    from comfy.loading.file_tensor import source_of as source_of
     from comfy.loading.loader import LoadedFile as LoadedFile
     from comfy.loading.loader import Loader as Loader
-    from comfy.loading.loader import configure as configure
-    from comfy.loading.loader import default_loader as default_loader
-    from comfy.loading.loader import load as load
-    from comfy.loading.loader import load_strategies as load_strategies
-    from comfy.loading.loader import register_load_strategy as register_load_strategy
     from comfy.loading.options import LoadOptions as LoadOptions
     from comfy.loading.plan import LoadRequest as LoadRequest
     from comfy.loading.reader import CancelToken as CancelToken
     from comfy.loading.saving import save_state_dict as save_state_dict
+    from comfy.loading.sources import source_of as source_of
 
 _HOMES = {
     "CancelToken": "reader",
@@ -37,13 +37,13 @@ _HOMES = {
     "LoadRequest": "plan",
     "LoadedFile": "loader",
     "Loader": "loader",
-    "configure": "loader",
-    "default_loader": "loader",
-    "load": "loader",
-    "load_strategies": "loader",
-    "register_load_strategy": "loader",
+    "configure": "default",
+    "default_loader": "default",
+    "load": "default",
+    "load_strategies": "default",
+    "register_load_strategy": "default",
     "save_state_dict": "saving",
-    "source_of": "file_tensor",
+    "source_of": "sources",
 }
 
 __all__ = list(_HOMES)

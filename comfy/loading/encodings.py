@@ -42,33 +42,40 @@ class Encoding:
         return self.torch_dtype, shape
 
 
-def _encodings() -> Mapping[str, Encoding]:
-    known = (
-        Encoding("BOOL", 8, torch.bool),
-        Encoding("F4", 4, torch.float4_e2m1fn_x2, packing=2),
-        Encoding("F6_E2M3", 6, torch.uint8, is_raw=True),
-        Encoding("F6_E3M2", 6, torch.uint8, is_raw=True),
-        Encoding("U8", 8, torch.uint8),
-        Encoding("I8", 8, torch.int8),
-        Encoding("F8_E5M2", 8, torch.float8_e5m2),
-        Encoding("F8_E4M3", 8, torch.float8_e4m3fn),
-        Encoding("F8_E8M0", 8, torch.float8_e8m0fnu),
-        Encoding("F8_E4M3FNUZ", 8, torch.float8_e4m3fnuz),
-        Encoding("F8_E5M2FNUZ", 8, torch.float8_e5m2fnuz),
-        Encoding("I16", 16, torch.int16),
-        Encoding("U16", 16, torch.uint16),
-        Encoding("F16", 16, torch.float16),
-        Encoding("BF16", 16, torch.bfloat16),
-        Encoding("I32", 32, torch.int32),
-        Encoding("U32", 32, torch.uint32),
-        Encoding("F32", 32, torch.float32),
-        Encoding("C64", 64, torch.complex64),
-        Encoding("F64", 64, torch.float64),
-        Encoding("I64", 64, torch.int64),
-        Encoding("U64", 64, torch.uint64),
-    )
-    return MappingProxyType({encoding.name: encoding for encoding in known})
+# Name, bits, torch's name, elements of the format in one of torch's.
+_KNOWN = (
+    ("BOOL", 8, "bool", 1),
+    ("F4", 4, "float4_e2m1fn_x2", 2),
+    ("F6_E2M3", 6, "", 1),
+    ("F6_E3M2", 6, "", 1),
+    ("U8", 8, "uint8", 1),
+    ("I8", 8, "int8", 1),
+    ("F8_E5M2", 8, "float8_e5m2", 1),
+    ("F8_E4M3", 8, "float8_e4m3fn", 1),
+    ("F8_E8M0", 8, "float8_e8m0fnu", 1),
+    ("F8_E4M3FNUZ", 8, "float8_e4m3fnuz", 1),
+    ("F8_E5M2FNUZ", 8, "float8_e5m2fnuz", 1),
+    ("I16", 16, "int16", 1),
+    ("U16", 16, "uint16", 1),
+    ("F16", 16, "float16", 1),
+    ("BF16", 16, "bfloat16", 1),
+    ("I32", 32, "int32", 1),
+    ("U32", 32, "uint32", 1),
+    ("F32", 32, "float32", 1),
+    ("C64", 64, "complex64", 1),
+    ("F64", 64, "float64", 1),
+    ("I64", 64, "int64", 1),
+    ("U64", 64, "uint64", 1),
+)
 
 
-ENCODINGS = _encodings()
+def _encoding(name: str, bits: int, torch_name: str, packing: int) -> Encoding:
+    # An older torch lacks the newest dtypes; it gets their bytes.
+    dtype = getattr(torch, torch_name, None) if torch_name else None
+    if dtype is None:
+        return Encoding(name, bits, torch.uint8, is_raw=True)
+    return Encoding(name, bits, dtype, packing)
+
+
+ENCODINGS: Mapping[str, Encoding] = MappingProxyType({row[0]: _encoding(*row) for row in _KNOWN})
 """The 22 dtypes of the format by the names that headers use."""

@@ -5,93 +5,29 @@ operation that needs bytes reads them once and keeps nothing; `.to(device)` goes
 A write, or a request for a stable address (`numpy`, `data_ptr`), first moves the tensor's home
 from FILE to HOST, once, for all views of it: later reads see the write, the file never does.
 
-The reader of bytes sits above this module, so it is handed in: see `Fetcher`. This is the one
-inversion in the subsystem.
+Bytes are read by a `homes.Fetcher`, which is handed in.
 """
 
 from __future__ import annotations
 
 import pickle
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 from torch.utils._pytree import tree_map
 
-from comfy.loading.errors import FrozenTensor, NotASlice
-from comfy.loading.pages import SMALL_BYTES, anonymous
-from comfy.loading.weight_file import WeightFile, WeightSlice
+from comfy.loading.errors import FrozenTensor
+from comfy.loading.homes import Fetcher, Home, TensorFileSlice
+from comfy.loading.weight_file import WeightSlice
 
 aten = torch.ops.aten
 
 
-class Fetcher(Protocol):
-    """Reads slices; given to each FileTensor by the Loader."""
-
-    def fetch(self, source: WeightSlice, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-        """Read a slice into a new contiguous tensor of its shape, on `device`, as `dtype`."""
-
-    def fill(self, source: WeightSlice, destination: torch.Tensor) -> None:
-        """Read a slice into an existing contiguous tensor of its shape, casting if needed."""
-
-
-class TensorFileSlice(NamedTuple):
-    """The tag that upstream's tools look for on a storage; facts of its interface.
-
-    Attributes:
-        file_ref: Has ``fileno()``.
-        lock: One per file; positional reads do not need it.
-        offset: Absolute, bytes.
-        size: Bytes.
-    """
-
-    file_ref: WeightFile
-    lock: threading.Lock
-    offset: int
-    size: int
-
-
-_SOURCE_TAG = "_comfy_loading_source"
-_MAPPED_TAG = "_comfy_loading_mapped"
 _UPSTREAM_TAG = "_comfy_tensor_file_slice"
-
-
-class _Home:
-    """Where the bytes of one tensor and all its views are: FILE, until something makes it HOST."""
-
-    def __init__(self, source: WeightSlice, fetcher: Fetcher) -> None:
-        self.source = source
-        self.fetcher = fetcher
-        self.host: torch.Tensor | None = None
-        self._hold = source.file.hold()
-        self._lock = threading.Lock()
-
-    def to_host(self) -> torch.Tensor:
-        """Make the home HOST, once.
-
-        Returns:
-            All bytes, uint8, shape (nbytes,).
-        """
-        with self._lock:
-            if self.host is None:
-                self.host = self._read_bytes()
-                self._hold.close()
-            return self.host
-
-    def _read_bytes(self) -> torch.Tensor:
-        nbytes = self.source.nbytes
-        raw = replace(self.source, dtype=torch.uint8, shape=(nbytes,))
-        # Memory of its own alignment, not the file's: views of any dtype must be possible.
-        memory = anonymous(nbytes) if nbytes >= SMALL_BYTES else None
-        with torch.inference_mode(False), torch.no_grad():
-            if memory is None:
-                memory = torch.empty(nbytes, dtype=torch.uint8)
-            self.fetcher.fill(raw, memory)
-        return memory
 
 
 class FileTensor(torch.Tensor):
@@ -102,9 +38,8 @@ class FileTensor(torch.Tensor):
             not contiguous.
     """
 
-    # Only what is listed here is known of a FileTensor beyond torch.Tensor. All instance
-    # attributes must live in __dict__: torch.utils.swap_tensors refuses slots.
-    _home: _Home
+    # In __dict__, as torch.utils.swap_tensors demands: it refuses slots.
+    _home: Home
     _offset: int
 
     # torch recommends this value, and its stub types the method otherwise.
@@ -112,7 +47,7 @@ class FileTensor(torch.Tensor):
 
     @staticmethod
     def __new__(
-        cls: type[FileTensor], home: _Home, like: torch.Tensor, requires_grad: bool = False
+        cls: type[FileTensor], home: Home, like: torch.Tensor, requires_grad: bool = False
     ) -> FileTensor:
         """Wrap; `like` is a meta tensor that gives dtype, shape, strides and offset."""
         self: FileTensor = torch.Tensor._make_wrapper_subclass(
@@ -128,9 +63,6 @@ class FileTensor(torch.Tensor):
         self._offset = int(like.storage_offset())
         return self
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        """Nothing: `__new__` did it all."""
-
     @classmethod
     def of(cls, source: WeightSlice, fetcher: Fetcher) -> FileTensor:
         """Make a tensor of a range of a file; reads nothing.
@@ -141,12 +73,10 @@ class FileTensor(torch.Tensor):
         """
         shadow = torch.empty(source.shape, dtype=source.dtype, device="meta")
         with torch.inference_mode(False):
-            self = cls(_Home(source, fetcher), shadow)
+            self = cls(Home(source, fetcher), shadow)
         tag = TensorFileSlice(source.file, source.file.lock, source.offset, source.nbytes)
         setattr(torch.Tensor.untyped_storage(self), _UPSTREAM_TAG, tag)
         return self
-
-    # -- where it is -----------------------------------------------------------------------
 
     @property
     def is_in_file(self) -> bool:
@@ -213,8 +143,6 @@ class FileTensor(torch.Tensor):
         flat = self._home.fetcher.fetch(source, to_device, to_dtype)
         return flat.as_strided(self.size(), self.stride())
 
-    # -- what Python callers may ask of a tensor ---------------------------------------------
-
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]  # stub
         where = "file" if self.is_in_file else "host"
         file = self._home.source.file.path
@@ -258,14 +186,6 @@ class FileTensor(torch.Tensor):
         """Read into page-locked memory."""
         return self._dense().pin_memory(*args)
 
-    def is_shared(self) -> bool:
-        """Whether the memory is shared between processes: never."""
-        return False
-
-    def is_pinned(self, *args: Any) -> bool:
-        """Whether the memory is page-locked: never."""
-        return False
-
     def __deepcopy__(self, memo: dict[int, Any]) -> FileTensor:
         if id(self) in memo:
             known: FileTensor = memo[id(self)]
@@ -273,7 +193,7 @@ class FileTensor(torch.Tensor):
         home = memo.get(id(self._home))
         if home is None:
             # One new home for all views of the old one, so that they stay views of each other.
-            home = memo[id(self._home)] = _Home(self._home.source, self._home.fetcher)
+            home = memo[id(self._home)] = Home(self._home.source, self._home.fetcher)
             if self._home.host is not None:
                 home.host = self._home.host.clone()
         with torch.inference_mode(self.is_inference()), torch.no_grad():
@@ -331,12 +251,10 @@ class FileTensor(torch.Tensor):
         same = value.dtype == self.dtype and value.size() == self.size() and value.is_cpu
         if not same or not value.is_contiguous() or not self.is_contiguous():
             return False
-        home = _Home(self._home.source, self._home.fetcher)
+        home = Home(self._home.source, self._home.fetcher)
         home.host = value.detach().reshape(-1).view(torch.uint8)
         self._home, self._offset = home, 0
         return True
-
-    # -- what torch may ask --------------------------------------------------------------------
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # torch's stub has looser types
@@ -478,70 +396,4 @@ def _written(
         value = args[index] if index < len(args) else kwargs.get(argument.name)
         several = value if isinstance(value, (list, tuple)) else (value,)
         found.extend(item for item in several if isinstance(item, FileTensor))
-    return found
-
-
-def remember_source(tensor: torch.Tensor, source: WeightSlice, *, is_mapped: bool = False) -> None:
-    """Note on a host tensor's storage which bytes of which file it is a copy, or a mapping, of."""
-    storage = tensor.untyped_storage()
-    setattr(storage, _SOURCE_TAG, (source, tensor.storage_offset(), _version(tensor)))
-    if is_mapped:
-        setattr(storage, _MAPPED_TAG, True)
-
-
-def is_mapped(tensor: torch.Tensor) -> bool:
-    """Whether a host tensor's pages are those of its file."""
-    if isinstance(tensor, FileTensor) or tensor.device.type != "cpu":
-        return False
-    return hasattr(tensor.untyped_storage(), _MAPPED_TAG)
-
-
-def _version(tensor: torch.Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
-
-
-def source_of(tensor: torch.Tensor) -> WeightSlice | None:
-    """Tell which bytes of a file a tensor is, if dropping and reading it again would lose nothing.
-
-    Args:
-        tensor: A FileTensor, a host tensor that a strategy read, or anything else.
-
-    Returns:
-        The slice; None for tensors without a file behind them, for views that are not a
-        contiguous part, and for tensors that were written to since they were read.
-
-    Note:
-        A write through ``.data`` or through a numpy array leaves no trace in torch, and is not
-        seen here.
-    """
-    if isinstance(tensor, FileTensor):
-        return tensor.file_slice
-    if tensor.device.type != "cpu" or not tensor.is_contiguous():
-        return None
-    tag = getattr(tensor.untyped_storage(), _SOURCE_TAG, None)
-    if tag is None:
-        return None
-    source: WeightSlice
-    source, origin, version = tag
-    if version is None or _version(tensor) != version or tensor.dtype != source.dtype:
-        return None
-    start = (tensor.storage_offset() - origin) * tensor.element_size()
-    nbytes = tensor.numel() * tensor.element_size()
-    if start < 0 or start + nbytes > source.nbytes:
-        return None
-    return replace(source, offset=source.offset + start, nbytes=nbytes, shape=tuple(tensor.shape))
-
-
-def require_slice(tensor: torch.Tensor, name: str = "") -> WeightSlice:
-    """Like `source_of`, for callers that cannot go on without.
-
-    Raises:
-        NotASlice: If there is no file behind the tensor.
-    """
-    found = source_of(tensor)
-    if found is None:
-        raise NotASlice(
-            f"a tensor of {tuple(tensor.shape)} {tensor.dtype} has no range in a file.",
-            tensor=name or None,
-        )
     return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,20 +21,19 @@ from comfy.loading.contents import (
     replace_nested,
     restride,
 )
-from comfy.loading.errors import NotEnoughMemory, forget_frames
-from comfy.loading.file_tensor import FileTensor, is_mapped
+from comfy.loading.destinations import Want
+from comfy.loading.errors import forget_frames
 from comfy.loading.hardware import HardwareProfile, default_device, probe
-from comfy.loading.memory import device_pool, host_pool
-from comfy.loading.options import LoadOptions, from_environ
-from comfy.loading.placing import file_wants, place_from_files, place_from_host
-from comfy.loading.plan import Facts, LoadPlan, LoadRequest, resolve, staging_shape
+from comfy.loading.mover import Mover
+from comfy.loading.options import LoadOptions, Switch, from_environ
+from comfy.loading.plan import Facts, LoadPlan, LoadRequest, resolve
 from comfy.loading.reader import CancelToken, Progress
-from comfy.loading.registry import OpenContext, StrategyFactory, StrategyRegistry, is_castable
+from comfy.loading.registry import OpenContext, StrategyRegistry
 from comfy.loading.rings import Rings, with_index
 from comfy.loading.survey import availability, cached_bytes, gather_facts
-from comfy.loading.transfer import ReadPolicy, Transfer, Want
+from comfy.loading.transfer import ReadPolicy, Transfer
 from comfy.loading.usage import MemoryReport, PeakSampler, sample
-from comfy.loading.weight_file import FileTable, WeightFile, WeightSlice
+from comfy.loading.weight_file import FileTable
 
 logger = logging.getLogger(__name__)
 
@@ -85,15 +83,15 @@ class Loader:
         self.options = from_environ() if options is None else options
         self.registry = StrategyRegistry() if registry is None else registry
         self.files = FileTable()
-        self.rings = Rings()
+        self.mover = Mover(self.options.staging_bytes, self.profile)
         self._run_device = None if run_device is None else torch.device(run_device)
-        self._profiles: dict[torch.device, HardwareProfile] = {}
-        self._policies: weakref.WeakKeyDictionary[WeightFile, ReadPolicy] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._profiles: dict[tuple[torch.device, Switch], HardwareProfile] = {}
         self._lock = threading.RLock()
 
-    # -- what is known ---------------------------------------------------------------------
+    @property
+    def rings(self) -> Rings:
+        """Ports and staging rings of all devices."""
+        return self.mover.rings
 
     @property
     def run_device(self) -> torch.device:
@@ -108,14 +106,23 @@ class Loader:
         with self._lock:
             self._run_device = device
 
-    def profile(self, device: torch.device) -> HardwareProfile:
-        """Facts about a device, asked once."""
-        with self._lock:
-            if device not in self._profiles:
-                self._profiles[device] = probe(device, unified=self.options.unified)
-            return self._profiles[device]
+    def profile(self, device: torch.device, unified: Switch | None = None) -> HardwareProfile:
+        """Facts about a device, asked once.
 
-    # -- opening ---------------------------------------------------------------------------
+        Args:
+            device: With its index.
+            unified: Overrides the options' override of the detection.
+        """
+        key = (device, self.options.unified if unified is None else unified)
+        with self._lock:
+            if key not in self._profiles:
+                self._profiles[key] = probe(device, unified=key[1])
+            return self._profiles[key]
+
+    def configure(self, options: LoadOptions) -> None:
+        """Set what is done from now on."""
+        self.options = options
+        self.mover.staging_bytes = options.staging_bytes
 
     def open(
         self,
@@ -175,10 +182,8 @@ class Loader:
     ) -> Facts:
         device = request.device if request.device is not None else self.run_device
         resident = None if cached is None else cached / max(contents.size, 1)
-        profile, port = self.profile(device), self.rings.port(device)
+        profile, port = self.profile(device, options.unified), self.rings.port(device)
         return gather_facts(contents, request, options, profile, port, resident)
-
-    # -- moving ----------------------------------------------------------------------------
 
     def place(
         self,
@@ -190,107 +195,10 @@ class Loader:
         cancel: CancelToken | None = None,
         progress: Progress | None = None,
     ) -> int:
-        """Move weights home to a device, dropping the source of each batch before the next.
-
-        Args:
-            state_dict: Changed in place; values that are no tensors stay.
-            device: Where to.
-            dtype: For floating weights; None keeps each as it is.
-            keys: Which; all if None.
-            cancel: Stops within one request; what has arrived stays, the rest is as before.
-            progress: Told (bytes done, bytes in all) of what comes from files.
-
-        Returns:
-            Bytes moved.
-
-        Raises:
-            LoadError: Of the kind that fits; each weight is then either moved or where it was.
-        """
-        target = with_index(device)
-        chosen = [k for k in (state_dict if keys is None else keys) if _is_tensor(state_dict[k])]
-        wants = file_wants(state_dict, chosen, lambda tensor: _target(tensor, dtype))
-        taken = {want.key for want in wants}
-        rest = [
-            key for key in chosen if key not in taken and _must_move(state_dict[key], target, dtype)
-        ]
-        self._admit(target, wants, [state_dict[key] for key in rest], dtype)
-        moved = sum(want.source.nbytes for want in wants)
-        for group in _by_policy(wants, self.policy_of):
-            self._place_group(state_dict, *group, target, cancel, progress)
-        if target.type == "cpu":
-            for key in rest:
-                moved += state_dict[key].nbytes
-                state_dict[key] = state_dict[key].to(target, _target(state_dict[key], dtype))
-        elif rest:
-            port = self.rings.port(target)
-            moved += place_from_host(
-                state_dict, rest, port, lambda tensor: _target(tensor, dtype), cancel
-            )
-        return moved
-
-    def _place_group(
-        self,
-        state_dict: MutableMapping[str, Any],
-        policy: ReadPolicy,
-        wants: list[Want],
-        target: torch.device,
-        cancel: CancelToken | None,
-        progress: Progress | None,
-    ) -> None:
-        if target.type == "cpu":
-            place_from_files(state_dict, wants, Transfer(policy, cancel=cancel, progress=progress))
-            return
-        with self.rings.lend(target, *staging_shape(self.options.staging_bytes)) as (port, ring):
-            transfer = Transfer(policy, port=port, ring=ring, cancel=cancel, progress=progress)
-            place_from_files(state_dict, wants, transfer)
-
-    def _admit(
-        self,
-        target: torch.device,
-        wants: list[Want],
-        tensors: list[torch.Tensor],
-        dtype: torch.dtype | None,
-    ) -> None:
-        """Refuse before the first byte what the destination's pool cannot hold."""
-        need = sum(
-            want.source.nbytes // want.source.dtype.itemsize * want.dtype.itemsize for want in wants
+        """Move weights home to a device; see `Mover.place`."""
+        return self.mover.place(
+            state_dict, device, dtype=dtype, keys=keys, cancel=cancel, progress=progress
         )
-        need += sum(one.numel() * _target(one, dtype).itemsize for one in tensors)
-        if need < _THREADS_FROM_BYTES:
-            return
-        pool = host_pool()
-        if target.type != "cpu":
-            pool = device_pool(self.profile(target), pool, self.rings.port(target).free_bytes)
-        if need > pool.free:
-            path = wants[0].source.file.path if wants else None
-            raise NotEnoughMemory(need, pool.free, pool.name, path=path)
-
-    def policy_of(self, file: WeightFile) -> ReadPolicy:
-        """How a file is read: as the plan of its load said."""
-        return self._policies.get(file, ReadPolicy())
-
-    def remember_policy(self, file: WeightFile, policy: ReadPolicy) -> None:
-        """Read a file like this from now on."""
-        self._policies[file] = policy
-
-    # -- the Fetcher of FileTensors ----------------------------------------------------------
-
-    def fetch(self, source: WeightSlice, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-        """See `comfy.loading.file_tensor.Fetcher`."""
-        return self._move_one(Want("", source, dtype), with_index(device))
-
-    def fill(self, source: WeightSlice, destination: torch.Tensor) -> None:
-        """See `comfy.loading.file_tensor.Fetcher`."""
-        self._move_one(Want("", source, destination.dtype, destination), destination.device)
-
-    def _move_one(self, want: Want, device: torch.device) -> torch.Tensor:
-        policy = self.policy_of(want.source.file)
-        if want.source.nbytes < _THREADS_FROM_BYTES:
-            policy = replace(policy, threads=1)
-        if device.type == "cpu":
-            return Transfer(policy).run([want])[want.key]
-        with self.rings.lend(device, *staging_shape(self.options.staging_bytes)) as (port, ring):
-            return Transfer(policy, port=port, ring=ring).run([want])[want.key]
 
     def close(self) -> None:
         """Free the staging of all devices; it comes back on the next use."""
@@ -321,18 +229,19 @@ class _Load:
         """Open, place, and account for it."""
         contents, loader = self._contents, self._loader
         for file in contents.files:
-            loader.remember_policy(file, self._policy)
+            loader.mover.remember_policy(file, self._policy)
         read_before = sum(file.bytes_read for file in contents.files)
         before = sample()
         uploaded = 0
-        with PeakSampler() as sampler:
+        with PeakSampler(device_bytes=self._device_gauge()) as sampler:
             state = self._open()
             device = self._request.device
             if device is not None and device.type not in ("cpu", "meta"):
-                uploaded = loader.place(
+                uploaded = loader.mover.place(
                     state,
                     device,
                     dtype=self._request.dtype,
+                    staging=(self._plan.slots, self._plan.slot_bytes),
                     cancel=self._cancel,
                     progress=self._progress,
                 )
@@ -355,6 +264,21 @@ class _Load:
         )
         return state, report
 
+    def _device_gauge(self) -> Callable[[], int] | None:
+        """Tells the device memory in use, where it is not the host's."""
+        device = self._request.device
+        if device is None or device.type in ("cpu", "meta"):
+            return None
+        if self._loader.profile(device).unified:
+            return None
+        port = self._loader.rings.port(device)
+
+        def in_use() -> int:
+            free, total = port.free_bytes()
+            return max(0, total - free)
+
+        return in_use
+
     def _open(self) -> dict[str, Any]:
         contents, request = self._contents, self._request
         on_host = request.device is None or request.device.type == "cpu"
@@ -362,7 +286,7 @@ class _Load:
             # A device casts by itself, on the way: no cast copy is made on the host.
             dtype=request.dtype if on_host else None,
             policy=self._policy,
-            fetcher=self._loader,
+            fetcher=self._loader.mover,
             cancel=self._cancel,
             progress=self._progress,
         )
@@ -386,98 +310,3 @@ class _Load:
 
 def _is_tensor(value: object) -> bool:
     return isinstance(value, torch.Tensor)
-
-
-def _target(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
-    return dtype if dtype is not None and is_castable(tensor.dtype) else tensor.dtype
-
-
-def _must_move(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None) -> bool:
-    if isinstance(tensor, FileTensor) or is_mapped(tensor):
-        return True
-    return tensor.device != device or _target(tensor, dtype) != tensor.dtype
-
-
-def _by_policy(
-    wants: list[Want], policy_of: Callable[[WeightFile], ReadPolicy]
-) -> Iterable[tuple[ReadPolicy, list[Want]]]:
-    groups: dict[ReadPolicy, list[Want]] = {}
-    for want in wants:
-        groups.setdefault(policy_of(want.source.file), []).append(want)
-    return groups.items()
-
-
-_default: Loader | None = None
-_default_lock = threading.Lock()
-
-
-def default_loader() -> Loader:
-    """The process's Loader, made on first use from flags or environment."""
-    global _default  # noqa: PLW0603 - the one default instance of this package
-    with _default_lock:
-        if _default is None:
-            _default = Loader()
-        return _default
-
-
-def configure(options: LoadOptions, run_device: torch.device | str | None = None) -> Loader:
-    """Set what the default Loader does from now on.
-
-    Args:
-        options: Of the parsed flags.
-        run_device: Where weights will be executed; unchanged if None.
-    """
-    loader = default_loader()
-    loader.options = options
-    if run_device is not None:
-        loader.run_device = torch.device(run_device)
-    return loader
-
-
-def load(
-    path: str,
-    *,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    keys: Iterable[str] | None = None,
-    options: LoadOptions | None = None,
-    strategy: str | None = None,
-    cancel: CancelToken | None = None,
-    progress: Progress | None = None,
-) -> LoadedFile:
-    """Load a checkpoint with the default Loader.
-
-    Args:
-        path: A safetensors file, the index of a sharded one, or a pickled checkpoint.
-        device: Where the weights shall live; None leaves them as the strategy holds them.
-        dtype: For floating weights; None keeps each as it is in the file.
-        keys: Which tensors; all if None.
-        options: Instead of the flags.
-        strategy: Instead of the options' strategy.
-        cancel: Stops the load within one request of reading.
-        progress: Told (bytes done, bytes in all).
-
-    Raises:
-        LoadError: Of the kind that fits; see `comfy.loading.errors`.
-    """
-    loader = default_loader()
-    chosen = loader.options if options is None else options
-    if strategy is not None:
-        chosen = replace(chosen, strategy=strategy)
-    request = LoadRequest(
-        path=str(path),
-        device=None if device is None else torch.device(device),
-        dtype=dtype,
-        keys=None if keys is None else frozenset(keys),
-    )
-    return loader.open(request, options=chosen, cancel=cancel, progress=progress)
-
-
-def register_load_strategy(name: str, factory: StrategyFactory | str) -> None:
-    """Add a strategy to the default Loader; see `StrategyRegistry.register`."""
-    default_loader().registry.register(name, factory)
-
-
-def load_strategies() -> Mapping[str, StrategyFactory | str]:
-    """The default Loader's strategies by name, read-only."""
-    return default_loader().registry.names()

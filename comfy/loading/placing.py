@@ -9,17 +9,31 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 
 import torch
 
+from comfy.loading.destinations import Want, cast_dtype
 from comfy.loading.devices import Copy, DevicePort
 from comfy.loading.errors import NotEnoughMemory
-from comfy.loading.file_tensor import FileTensor, is_mapped, source_of
+from comfy.loading.file_tensor import FileTensor
 from comfy.loading.pages import typed
 from comfy.loading.reader import CancelToken
-from comfy.loading.transfer import Transfer, Want
+from comfy.loading.sources import is_mapped, source_of
+from comfy.loading.transfer import Transfer
 
 # Small host tensors go together: a copy and a wait for each would cost more than their bytes.
 BATCH_BYTES = 16 * 1024 * 1024
 
 TargetDtype = Callable[[torch.Tensor], torch.dtype]
+
+
+def target_dtype(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype that a weight gets if `dtype` is wanted of floating ones."""
+    return cast_dtype(tensor.dtype, dtype)
+
+
+def must_move(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None) -> bool:
+    """Whether a tensor is not yet a private one on `device` in the wanted dtype."""
+    if isinstance(tensor, FileTensor) or is_mapped(tensor):
+        return True
+    return tensor.device != device or target_dtype(tensor, dtype) != tensor.dtype
 
 
 def file_wants(

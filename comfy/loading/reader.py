@@ -110,8 +110,8 @@ def in_threads(
 ) -> Generator[_R, None, None]:
     """Call `act` on each item from several threads, and yield results as they come.
 
-    The first error stops the threads and is raised here once all have ended; so do an error in
-    the consumer, `KeyboardInterrupt`, and leaving the iterator half-way. No thread is left.
+    The first error, in a thread or in the consumer, stops the threads; so does leaving the
+    iterator half-way. It is raised when all have ended: no thread is ever left.
 
     Args:
         work: Items, taken in order under a lock.

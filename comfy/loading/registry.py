@@ -18,9 +18,10 @@ from typing import ClassVar, Protocol, cast
 
 import torch
 
+from comfy.loading.destinations import cast_dtype
 from comfy.loading.errors import UnknownStrategy
-from comfy.loading.file_tensor import Fetcher
 from comfy.loading.hardware import HardwareProfile
+from comfy.loading.homes import Fetcher
 from comfy.loading.memory import MemoryNeed
 from comfy.loading.plan import ALIASES, LoadPlan, LoadRequest
 from comfy.loading.reader import CancelToken, Progress
@@ -53,29 +54,11 @@ class OpenContext:
 
     def target_dtype(self, source: WeightSlice) -> torch.dtype:
         """The dtype in which a weight is wanted: casts apply to floating weights only."""
-        if self.dtype is None or not is_castable(source.dtype):
-            return source.dtype
-        return self.dtype
+        return cast_dtype(source.dtype, self.dtype)
 
     def to_host(self) -> Transfer:
         """A movement into host memory under this context."""
         return Transfer(self.policy, cancel=self.cancel, progress=self.progress)
-
-
-# Torch has no copy kernel for packed 4-bit floats, and an exponent alone is a scale, not a weight.
-_NEVER_CAST = frozenset(
-    dtype
-    for dtype in (
-        getattr(torch, "float4_e2m1fn_x2", None),
-        getattr(torch, "float8_e8m0fnu", None),
-    )
-    if dtype is not None
-)
-
-
-def is_castable(dtype: torch.dtype) -> bool:
-    """Whether a weight of this dtype takes part in casts."""
-    return dtype.is_floating_point and dtype not in _NEVER_CAST
 
 
 class LoadStrategy(Protocol):

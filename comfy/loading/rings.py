@@ -92,7 +92,9 @@ class Rings:
 
     def _start_timer(self, entry: _Entry) -> None:
         # Weakly: a timer must not keep a Loader's staging that nobody can use any more.
-        entry.timer = threading.Timer(self._idle_s, _free_later, (weakref.ref(self), entry.port.device))
+        entry.timer = threading.Timer(
+            self._idle_s, _free_later, (weakref.ref(self), entry.port.device)
+        )
         entry.timer.daemon = True
         entry.timer.start()
 

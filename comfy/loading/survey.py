@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-
 from comfy.loading.contents import Contents
+from comfy.loading.destinations import cast_bytes, cast_dtype
 from comfy.loading.devices import DevicePort
 from comfy.loading.hardware import HardwareProfile
 from comfy.loading.memory import device_pool, host_pool
 from comfy.loading.options import LoadOptions
 from comfy.loading.page_cache import probe_direct, resident_bytes
 from comfy.loading.plan import Facts, LoadRequest
-from comfy.loading.registry import StrategyRegistry, is_castable, maps_files
+from comfy.loading.registry import StrategyRegistry, maps_files
 from comfy.loading.storage import StorageProfile, probe_storage
-from comfy.loading.weight_file import WeightFile, WeightSlice
+from comfy.loading.weight_file import WeightFile
 
 
 def cached_bytes(contents: Contents) -> int | None:
@@ -35,13 +34,6 @@ def look_at_storage(file: WeightFile, resident_fraction: float | None) -> Storag
     with file.reading() as fd:
         block = probe_direct(fd, file.size)
     return probe_storage(file.path, resident_fraction=resident_fraction, direct_block_bytes=block)
-
-
-def wanted_bytes(source: WeightSlice, dtype: torch.dtype | None) -> int:
-    """Size of a weight at its destination, in bytes."""
-    if dtype is None or not is_castable(source.dtype):
-        return source.nbytes
-    return source.nbytes // source.dtype.itemsize * dtype.itemsize
 
 
 def gather_facts(
@@ -64,10 +56,8 @@ def gather_facts(
     """
     slices = list(contents.slices.values())
     host = host_pool()
-    casts = [one for one in slices if wanted_bytes(one, request.dtype) != one.nbytes]
-    is_recast = request.dtype is not None and any(
-        is_castable(one.dtype) and one.dtype != request.dtype for one in slices
-    )
+    casts = [one for one in slices if cast_bytes(one, request.dtype) != one.nbytes]
+    is_recast = any(cast_dtype(one.dtype, request.dtype) != one.dtype for one in slices)
     places_now = request.device is not None and request.device.type not in ("cpu", "meta")
     return Facts(
         profile=profile,
@@ -75,7 +65,7 @@ def gather_facts(
         host=host,
         device=device_pool(profile, host, None if profile.backend == "cpu" else port.free_bytes),
         file_bytes=sum(one.nbytes for one in slices),
-        need_bytes=sum(wanted_bytes(one, request.dtype) for one in slices),
+        need_bytes=sum(cast_bytes(one, request.dtype) for one in slices),
         largest_bytes=max((one.nbytes for one in slices), default=0),
         largest_cast_bytes=max((one.nbytes for one in casts), default=0),
         options=options,

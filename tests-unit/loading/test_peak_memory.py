@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import simulated_device
-from support.cold import evict
-from support.memory_cap import Measured, cgroup_reason, run_measured
-from support.raw_files import write_large
 
 from comfy.loading.loader import Loader
 from comfy.loading.options import LoadOptions
 from comfy.loading.plan import LoadRequest
+from support import simulated_device
+from support.cold import evict
+from support.memory_cap import Measured, cgroup_reason, run_measured
+from support.raw_files import write_large
 
 MIB = 1024 * 1024
 MODEL_BYTES = 2048 * MIB
@@ -119,7 +119,9 @@ def test_file_slice_onto_unified_memory_holds_each_weight_once(
 
 
 def test_auto_onto_unified_memory_holds_each_weight_once(model: Path) -> None:
-    check_bound(measure(load_to_device, model, strategy="auto"), os.path.getsize(model) + SLACK_BYTES)
+    check_bound(
+        measure(load_to_device, model, strategy="auto"), os.path.getsize(model) + SLACK_BYTES
+    )
 
 
 def test_readinto_then_upload_holds_one_weight_twice_at_most(model: Path) -> None:

@@ -105,6 +105,18 @@ class TestArchive:
             assert second.numel() == 20_000_000
             assert not second.any()
 
+    @pytest.mark.parametrize("more", [1, 100, 250])
+    def test_bytes_that_the_inflater_holds_back_are_fetched(
+        self, more: int, tmp_path: Path
+    ) -> None:
+        # A run of zeros that is a little longer than one piece ends inside the last instruction.
+        records = {"data/0": bytes((1 << 20) + more)}
+        path = write_archive(
+            tmp_path / "a.pt", 1, records=records, compression=zipfile.ZIP_DEFLATED
+        )
+        for archive in _archive(path):
+            assert archive.inflate("data/0").numel() == (1 << 20) + more
+
     def test_offset_is_that_of_the_bytes(self, tmp_path: Path) -> None:
         path = tmp_path / "a.pt"
         torch.save({"a": torch.full((5,), 7, dtype=torch.uint8)}, path)

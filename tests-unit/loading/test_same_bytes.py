@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from support.files import FileSet, make_file_set
-from support.raw_files import write_large
-from support.simulated_device import SimulatedDevice
 
+from comfy.loading.destinations import is_castable
 from comfy.loading.loader import Loader
 from comfy.loading.options import LoadOptions
 from comfy.loading.plan import LoadRequest
-from comfy.loading.registry import is_castable
 from comfy.loading.testing import as_bytes
+from support.files import FileSet, make_file_set
+from support.raw_files import write_large
+from support.simulated_device import SimulatedDevice
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB

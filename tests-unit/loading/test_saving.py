@@ -268,7 +268,8 @@ _PEAK = """
             return torch.ones(2048, 8192).T
         from comfy.loading.header import read_header
         from comfy.loading.file_tensor import FileTensor
-        from comfy.loading.transfer import ReadPolicy, Transfer, Want
+        from comfy.loading.destinations import Want
+        from comfy.loading.transfer import ReadPolicy, Transfer
         from comfy.loading.weight_file import FileTable
 
         class Fetcher:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -10,16 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.simulated_device import SimulatedDevice
 
 from comfy.loading.contents import read_contents
+from comfy.loading.destinations import Want
 from comfy.loading.devices import open_port
 from comfy.loading.errors import LoadCancelled, NotEnoughMemory, WeightFileChanged
 from comfy.loading.reader import CancelToken
 from comfy.loading.staging import StagingRing
 from comfy.loading.testing import as_bytes, descriptors_of, sample_tensors, write_raw
-from comfy.loading.transfer import ReadPolicy, Transfer, Want
+from comfy.loading.transfer import ReadPolicy, Transfer
 from comfy.loading.weight_file import FileTable, WeightSlice
+from support.simulated_device import SimulatedDevice
 
 KIB = 1024
 POLICIES = [
@@ -198,9 +200,7 @@ def test_cancel_half_way_leaves_nothing(
         if done > total // 2:
             token.cancel()
 
-    transfer = Transfer(
-        POLICIES[1], port=ring.port, ring=ring, cancel=token, progress=progress
-    )
+    transfer = Transfer(POLICIES[1], port=ring.port, ring=ring, cancel=token, progress=progress)
     fails(lambda: transfer.run(plain(slices)), LoadCancelled, path, ring)
     assert simgpu.allocated_bytes == 0
     assert descriptors_of(path) == 0
@@ -233,9 +233,7 @@ def test_failed_copy_is_an_error_and_leaves_nothing(
     assert simgpu.allocated_bytes == 0
 
 
-def test_file_changed_half_way_is_an_error(
-    slices: dict[str, WeightSlice], path: Path
-) -> None:
+def test_file_changed_half_way_is_an_error(slices: dict[str, WeightSlice], path: Path) -> None:
     def progress(done: int, total: int) -> None:
         if done > total // 2:
             os.utime(path, ns=(1, 1))
@@ -300,7 +298,7 @@ def test_ring_works_where_registration_is_refused(
 def test_no_two_slots_share_memory(ring: StagingRing) -> None:
     starts = sorted(slot.bytes.data_ptr() for slot in ring.slots)
     assert all(start % 4096 == 0 for start in starts)
-    assert all(b - a >= ring.slot_bytes for a, b in zip(starts, starts[1:], strict=False))
+    assert all(b - a >= ring.slot_bytes for a, b in itertools.pairwise(starts))
 
 
 def test_acquire_ends_when_stopped(ring: StagingRing) -> None:

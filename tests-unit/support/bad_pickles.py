@@ -282,7 +282,8 @@ def _legacy() -> Iterator[BadPickle]:
         ("unhashable key", {"keys": ([],)}, "is wrong at []"),
         ("the same key twice", {"keys": ("0", "0"), "data": bytes(200)}, "does not have 16"),
         ("a key too few", {"keys": ()}, "storage '0' is not in the file"),
-        ("length that differs", {"data": bytes(24)}, "does not have 16 bytes"),
+        ("shorter length", {"data": bytes(24)}, "does not have 16 bytes"),
+        ("longer length", {"data": b"\5" + bytes(27)}, "does not have 16 bytes"),
         ("no keys", {"keys": "x", "data": b""}, "is not a list"),
     ):
         make = functools.partial(write_legacy, value=good, **changes)
@@ -309,6 +310,12 @@ def _values() -> Iterator[BadPickle]:
     deep: object = ()
     for _ in range(70):
         deep = (deep,)
+    half: object = ()
+    for _ in range(40):
+        half = (half,)
+    joined: object = half
+    for _ in range(40):
+        joined = [joined]
     laughs: list[object] = ["ha"] * 10
     for _ in range(12):
         laughs = [laughs] * 10
@@ -318,6 +325,7 @@ def _values() -> Iterator[BadPickle]:
         ("nothing", None, "holds a NoneType"),
         ("a list in itself", {"w": cycle}, "contains itself"),
         ("70 tuples", {"w": deep}, "nested more than 64 deep"),
+        ("40 lists around 40 known tuples", {"a": half, "b": joined}, "nested more than 64 deep"),
         ("a billion laughs", {"w": laughs}, "repeated without end"),
     ):
         make = functools.partial(write_archive, value=value)

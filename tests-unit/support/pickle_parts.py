@@ -16,6 +16,15 @@ import torch
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001
 SYSTEM = {"protocol_version": VERSION, "little_endian": True}
+FORMATS: dict[str, dict[str, Any]] = {
+    "zip": {},
+    "legacy": {"_use_new_zipfile_serialization": False},
+    "zip, protocol 3": {"pickle_protocol": 3},
+    "zip, protocol 4": {"pickle_protocol": 4},
+    "zip, protocol 5": {"pickle_protocol": 5},
+    "legacy, protocol 4": {"_use_new_zipfile_serialization": False, "pickle_protocol": 4},
+}
+"""What ``torch.save`` can write, by the arguments that make it do so."""
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ import safetensors.torch
 import torch
 
 from comfy.loading.commands.one_run import Job, Outcome
-from comfy.loading.file_tensor import FileTensor, is_mapped
+from comfy.loading.file_tensor import FileTensor
 from comfy.loading.loader import Loader
 from comfy.loading.options import LoadOptions
 from comfy.loading.pages import PAGE_BYTES, writable_bytes
 from comfy.loading.plan import LoadRequest
+from comfy.loading.sources import is_mapped
 
 Kind = Literal["ours", "stock", "peer", "disk", "memory"]
 

@@ -7,13 +7,13 @@ from typing import ClassVar
 
 import torch
 
+from comfy.loading.destinations import Want
 from comfy.loading.file_tensor import FileTensor
 from comfy.loading.hardware import HardwareProfile
 from comfy.loading.memory import MemoryNeed
 from comfy.loading.plan import LoadPlan, LoadRequest
 from comfy.loading.registry import OpenContext
 from comfy.loading.storage import StorageProfile
-from comfy.loading.transfer import Want
 from comfy.loading.weight_file import WeightSlice
 
 

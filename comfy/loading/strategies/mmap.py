@@ -10,15 +10,16 @@ from typing import ClassVar
 
 import torch
 
+from comfy.loading.destinations import cast_bytes, cast_dtype
 from comfy.loading.errors import WeightReadFailed
-from comfy.loading.file_tensor import remember_source
 from comfy.loading.hardware import HardwareProfile
 from comfy.loading.memory import MemoryNeed
 from comfy.loading.pages import FileMapper, typed
 from comfy.loading.plan import LoadPlan, LoadRequest
-from comfy.loading.registry import OpenContext, is_castable
+from comfy.loading.registry import OpenContext
+from comfy.loading.sources import remember_source
 from comfy.loading.storage import StorageProfile
-from comfy.loading.strategies.readinto import ReadInto, host_bytes
+from comfy.loading.strategies.readinto import ReadInto
 from comfy.loading.transfer import ALIGN_BYTES, IN_PLACE_BYTES
 from comfy.loading.weight_file import WeightSlice
 
@@ -48,7 +49,7 @@ class Mmap:
         """Host memory for what is not mapped; mapped pages are the page cache's."""
         mapped = _choose(slices, request.dtype)
         read = [source for key, source in slices.items() if key not in mapped]
-        host = sum(host_bytes(source, request.dtype) for source in read)
+        host = sum(cast_bytes(source, request.dtype) for source in read)
         file = sum(source.nbytes for source in slices.values())
         return MemoryNeed(file=file, host=host, device=0, staging=0, cast=0)
 
@@ -75,7 +76,7 @@ def _choose(slices: Mapping[str, WeightSlice], dtype: torch.dtype | None) -> dic
         for key, source in slices.items()
         if source.nbytes >= IN_PLACE_BYTES
         and source.offset % max(ALIGN_BYTES, source.dtype.itemsize) == 0
-        and (dtype in (None, source.dtype) or not is_castable(source.dtype))
+        and cast_dtype(source.dtype, dtype) == source.dtype
     ]
     large.sort(key=lambda item: item[1].nbytes, reverse=True)
     return dict(large[:MAX_MAPPINGS])

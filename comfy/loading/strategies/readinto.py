@@ -7,21 +7,14 @@ from typing import ClassVar
 
 import torch
 
-from comfy.loading.file_tensor import remember_source
+from comfy.loading.destinations import Want, cast_bytes
 from comfy.loading.hardware import HardwareProfile
 from comfy.loading.memory import MemoryNeed
 from comfy.loading.plan import LoadPlan, LoadRequest
-from comfy.loading.registry import OpenContext, is_castable
+from comfy.loading.registry import OpenContext
+from comfy.loading.sources import remember_source
 from comfy.loading.storage import StorageProfile
-from comfy.loading.transfer import Want
 from comfy.loading.weight_file import WeightSlice
-
-
-def host_bytes(source: WeightSlice, dtype: torch.dtype | None) -> int:
-    """Size of a weight on the host, in bytes, after a cast to `dtype` if that applies."""
-    if dtype is None or not is_castable(source.dtype):
-        return source.nbytes
-    return source.nbytes // source.dtype.itemsize * dtype.itemsize
 
 
 class ReadInto:
@@ -38,7 +31,7 @@ class ReadInto:
 
     def estimate(self, slices: Mapping[str, WeightSlice], request: LoadRequest) -> MemoryNeed:
         """One host copy in the wanted dtype, and one piece per thread where it casts."""
-        host = sum(host_bytes(source, request.dtype) for source in slices.values())
+        host = sum(cast_bytes(source, request.dtype) for source in slices.values())
         file = sum(source.nbytes for source in slices.values())
         return MemoryNeed(file=file, host=host, device=0, staging=0, cast=0)
 

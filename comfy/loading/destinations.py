@@ -1,0 +1,127 @@
+"""What is wanted of a transfer, and the memory that each wanted weight goes to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from comfy.loading.pages import SMALL_BYTES, anonymous, typed
+from comfy.loading.weight_file import WeightSlice
+from comfy.loading.windows import Piece
+
+# Torch has no copy kernel for packed 4-bit floats, and an exponent alone is a scale, not a weight.
+_NEVER_CAST = frozenset(
+    dtype
+    for dtype in (
+        getattr(torch, "float4_e2m1fn_x2", None),
+        getattr(torch, "float8_e8m0fnu", None),
+    )
+    if dtype is not None
+)
+
+
+def is_castable(dtype: torch.dtype) -> bool:
+    """Whether a weight of this dtype takes part in casts."""
+    return dtype.is_floating_point and dtype not in _NEVER_CAST
+
+
+def cast_dtype(stored: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
+    """The dtype that a weight gets: casts apply to floating weights only."""
+    return stored if wanted is None or not is_castable(stored) else wanted
+
+
+def cast_bytes(source: WeightSlice, wanted: torch.dtype | None) -> int:
+    """Size of a weight at its destination, in bytes."""
+    return source.nbytes // source.dtype.itemsize * cast_dtype(source.dtype, wanted).itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """One weight to move.
+
+    Attributes:
+        key: The caller's name for it.
+        source: Where it is.
+        dtype: Of the destination.
+        out: A contiguous tensor to fill; made if None.
+    """
+
+    key: str
+    source: WeightSlice
+    dtype: torch.dtype
+    out: torch.Tensor | None = None
+
+
+class Destination:
+    """The memory that one wanted weight goes to, and how much of it is still missing."""
+
+    __slots__ = ("flat", "left", "region", "want")
+
+    def __init__(self, want: Want) -> None:
+        self.want = want
+        self.left = want.source.nbytes
+        self.flat: torch.Tensor | None = None
+        self.region: memoryview | None = None
+
+    @property
+    def casts(self) -> bool:
+        """Whether the dtype changes on the way."""
+        return self.want.dtype != self.want.source.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Of the destination, in bytes."""
+        return self.want.source.nbytes // self.want.source.dtype.itemsize * self.want.dtype.itemsize
+
+    def use_out(self) -> bool:
+        """Take the caller's memory if there is some."""
+        out = self.want.out
+        if out is None:
+            return False
+        with self.mode():
+            flat = out.detach().view(-1)
+            self.flat = flat if self.casts else flat.view(torch.uint8)
+        return True
+
+    def part(self, piece: Piece) -> torch.Tensor:
+        """The destination of one piece: bytes, or elements of the target dtype if it casts."""
+        assert self.flat is not None
+        if not self.casts:
+            return self.flat[piece.start : piece.start + piece.nbytes]
+        size = self.want.source.dtype.itemsize
+        return self.flat[piece.start // size : (piece.start + piece.nbytes) // size]
+
+    def drop(self) -> None:
+        """Let go of the memory; a result that was handed out keeps its own claim."""
+        self.flat = self.region = None
+
+    def result(self) -> torch.Tensor:
+        """The finished tensor."""
+        if self.want.out is not None:
+            return self.want.out
+        assert self.flat is not None
+        with self.mode():
+            if self.casts:
+                return self.flat.view(self.want.source.shape)
+            return typed(self.flat, self.want.dtype, self.want.source.shape)
+
+    @contextlib.contextmanager
+    def mode(self) -> Iterator[None]:
+        """Work outside of autograd, and make normal tensors even under inference mode.
+
+        An inference tensor given as `out` may only be written to in inference mode.
+        """
+        out = self.want.out
+        with torch.inference_mode(out is not None and out.is_inference()), torch.no_grad():
+            yield
+
+
+def host_memory(destination: Destination) -> torch.Tensor:
+    """Flat memory of a destination's own: bytes, or elements of the target dtype if it casts."""
+    nbytes = destination.nbytes
+    with destination.mode():
+        raw = torch.empty(nbytes, dtype=torch.uint8) if nbytes < SMALL_BYTES else anonymous(nbytes)
+        return raw.view(destination.want.dtype) if destination.casts else raw

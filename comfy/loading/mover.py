@@ -1,0 +1,188 @@
+"""The Mover: moves weights home, and reads those that are still in their file.
+
+Owns the staging rings, and remembers how each file is to be read.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, MutableMapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from comfy.loading.destinations import Want
+from comfy.loading.errors import NotEnoughMemory
+from comfy.loading.hardware import HardwareProfile
+from comfy.loading.memory import device_pool, host_pool
+from comfy.loading.placing import (
+    file_wants,
+    must_move,
+    place_from_files,
+    place_from_host,
+    target_dtype,
+)
+from comfy.loading.plan import staging_shape
+from comfy.loading.reader import CancelToken, Progress
+from comfy.loading.rings import Rings, with_index
+from comfy.loading.transfer import ReadPolicy, Transfer
+from comfy.loading.weight_file import WeightFile, WeightSlice
+
+# A thread costs more than it brings for reads below this size.
+_THREADS_FROM_BYTES = 16 * 1024 * 1024
+
+
+class Mover:
+    """Moves state dicts and single weights; the `Fetcher` of FileTensors.
+
+    Attributes:
+        rings: Ports and staging rings of all devices.
+        staging_bytes: Size of a device's ring, in bytes.
+
+    Note:
+        All methods may be called from several threads.
+    """
+
+    def __init__(
+        self, staging_bytes: int, profile_of: Callable[[torch.device], HardwareProfile]
+    ) -> None:
+        """Prepare; allocates nothing.
+
+        Args:
+            staging_bytes: Size of a device's ring.
+            profile_of: Tells the facts about a device.
+        """
+        self.rings = Rings()
+        self.staging_bytes = staging_bytes
+        self._profile_of = profile_of
+        self._policies: weakref.WeakKeyDictionary[WeightFile, ReadPolicy] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def place(
+        self,
+        state_dict: MutableMapping[str, Any],
+        device: torch.device | str,
+        *,
+        dtype: torch.dtype | None = None,
+        keys: Iterable[str] | None = None,
+        cancel: CancelToken | None = None,
+        progress: Progress | None = None,
+        staging: tuple[int, int] | None = None,
+    ) -> int:
+        """Move weights home to a device, dropping the source of each batch before the next.
+
+        Args:
+            state_dict: Changed in place; values that are no tensors stay.
+            device: Where to.
+            dtype: For floating weights; None keeps each as it is.
+            keys: Which; all if None.
+            cancel: Stops within one request; what has arrived stays, the rest is as before.
+            progress: Told (bytes done, bytes in all) of what comes from files.
+            staging: Slots of the ring and bytes of each; as configured if None.
+
+        Returns:
+            Bytes moved.
+
+        Raises:
+            LoadError: Of the kind that fits; each weight is then either moved or where it was.
+        """
+        target = with_index(device)
+        chosen = [
+            k
+            for k in (state_dict if keys is None else keys)
+            if isinstance(state_dict[k], torch.Tensor)
+        ]
+        wants = file_wants(state_dict, chosen, lambda tensor: target_dtype(tensor, dtype))
+        taken = {want.key for want in wants}
+        rest = [
+            key for key in chosen if key not in taken and must_move(state_dict[key], target, dtype)
+        ]
+        self._admit(target, wants, [state_dict[key] for key in rest], dtype)
+        moved = sum(want.source.nbytes for want in wants)
+        for group in _by_policy(wants, self.policy_of):
+            self._place_group(state_dict, *group, target, cancel, progress, staging)
+        if target.type == "cpu":
+            for key in rest:
+                moved += state_dict[key].nbytes
+                state_dict[key] = state_dict[key].to(target, target_dtype(state_dict[key], dtype))
+        elif rest:
+            port = self.rings.port(target)
+            moved += place_from_host(
+                state_dict, rest, port, lambda tensor: target_dtype(tensor, dtype), cancel
+            )
+        return moved
+
+    def _place_group(
+        self,
+        state_dict: MutableMapping[str, Any],
+        policy: ReadPolicy,
+        wants: list[Want],
+        target: torch.device,
+        cancel: CancelToken | None,
+        progress: Progress | None,
+        staging: tuple[int, int] | None,
+    ) -> None:
+        if target.type == "cpu":
+            place_from_files(state_dict, wants, Transfer(policy, cancel=cancel, progress=progress))
+            return
+        shape = staging or staging_shape(self.staging_bytes)
+        with self.rings.lend(target, *shape) as (port, ring):
+            transfer = Transfer(policy, port=port, ring=ring, cancel=cancel, progress=progress)
+            place_from_files(state_dict, wants, transfer)
+
+    def _admit(
+        self,
+        target: torch.device,
+        wants: list[Want],
+        tensors: list[torch.Tensor],
+        dtype: torch.dtype | None,
+    ) -> None:
+        """Refuse before the first byte what the destination's pool cannot hold."""
+        need = sum(
+            want.source.nbytes // want.source.dtype.itemsize * want.dtype.itemsize for want in wants
+        )
+        need += sum(one.numel() * target_dtype(one, dtype).itemsize for one in tensors)
+        if need < _THREADS_FROM_BYTES:
+            return
+        pool = host_pool()
+        if target.type != "cpu":
+            pool = device_pool(self._profile_of(target), pool, self.rings.port(target).free_bytes)
+        if need > pool.free:
+            path = wants[0].source.file.path if wants else None
+            raise NotEnoughMemory(need, pool.free, pool.name, path=path)
+
+    def policy_of(self, file: WeightFile) -> ReadPolicy:
+        """How a file is read: as the plan of its load said."""
+        return self._policies.get(file, ReadPolicy())
+
+    def remember_policy(self, file: WeightFile, policy: ReadPolicy) -> None:
+        """Read a file like this from now on."""
+        self._policies[file] = policy
+
+    def fetch(self, source: WeightSlice, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """See `comfy.loading.file_tensor.Fetcher`."""
+        return self._move_one(Want("", source, dtype), with_index(device))
+
+    def fill(self, source: WeightSlice, destination: torch.Tensor) -> None:
+        """See `comfy.loading.file_tensor.Fetcher`."""
+        self._move_one(Want("", source, destination.dtype, destination), destination.device)
+
+    def _move_one(self, want: Want, device: torch.device) -> torch.Tensor:
+        policy = self.policy_of(want.source.file)
+        if want.source.nbytes < _THREADS_FROM_BYTES:
+            policy = replace(policy, threads=1)
+        if device.type == "cpu":
+            return Transfer(policy).run([want])[want.key]
+        with self.rings.lend(device, *staging_shape(self.staging_bytes)) as (port, ring):
+            return Transfer(policy, port=port, ring=ring).run([want])[want.key]
+
+
+def _by_policy(
+    wants: list[Want], policy_of: Callable[[WeightFile], ReadPolicy]
+) -> Iterable[tuple[ReadPolicy, list[Want]]]:
+    groups: dict[ReadPolicy, list[Want]] = {}
+    for want in wants:
+        groups.setdefault(policy_of(want.source.file), []).append(want)
+    return groups.items()

@@ -1,0 +1,408 @@
+"""A load that fails tells what, where and how much, and leaves nothing; the next one works.
+
+Every error is one that the system really gives. It is held, with its traceback, while memory,
+descriptors, mappings and threads are counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from comfy.loading.errors import (
+    InvalidWeightFile,
+    LoadCancelled,
+    LoadError,
+    NotEnoughMemory,
+    TruncatedWeightFile,
+    WeightFileChanged,
+    WeightReadFailed,
+)
+from comfy.loading.file_tensor import FileTensor
+from comfy.loading.loader import Loader
+from comfy.loading.options import LoadOptions
+from comfy.loading.plan import LoadRequest
+from comfy.loading.reader import CancelToken
+from support import faults
+from support.census import descriptors, descriptors_of
+from support.faults import AtByte
+from support.loads import (
+    HALF_WAY_BYTES,
+    MIB,
+    MODEL_BYTES,
+    WAYS,
+    Way,
+    digest,
+    gives_all_back,
+    link,
+    write_model,
+)
+from support.memory_cap import run_measured
+from support.simulated_device import SimulatedDevice
+
+every_way = pytest.mark.parametrize("way", WAYS, ids=str)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("failures") / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def expected(model: Path) -> str:
+    return digest(Way("readinto", "cpu").load(Way("readinto", "cpu").loader(), model))
+
+
+@pytest.fixture
+def path(model: Path, tmp_path: Path) -> Path:
+    """The model under a name of its own; its bytes must not be changed."""
+    return link(model, tmp_path / "model.safetensors")
+
+
+@pytest.fixture
+def victim(model: Path, tmp_path: Path) -> Path:
+    """A copy of the model that a test may damage."""
+    return Path(shutil.copyfile(model, tmp_path / "model.safetensors"))
+
+
+def restore(model: Path, path: Path) -> None:
+    path.unlink(missing_ok=True)
+    link(model, path)
+
+
+# -- the file changes while it is read -------------------------------------------------------------
+
+
+def _truncate(path: Path) -> None:
+    faults.truncate(path, MIB)
+
+
+def _overwrite(path: Path) -> None:
+    faults.overwrite(path, MODEL_BYTES // 2, b"other")
+
+
+def _replace(path: Path) -> None:
+    faults.replace(path)
+
+
+CHANGES = {
+    "truncated": (_truncate, (TruncatedWeightFile, WeightFileChanged)),
+    "overwritten": (_overwrite, (WeightFileChanged,)),
+    "replaced": (_replace, (WeightFileChanged,)),
+}
+
+
+@every_way
+@pytest.mark.parametrize("change", CHANGES)
+def test_file_that_changes_half_way_fails_the_load_and_leaves_nothing(
+    model: Path, victim: Path, expected: str, simgpu: SimulatedDevice, way: Way, change: str
+) -> None:
+    act, errors = CHANGES[change]
+    loader = way.loader()
+    progress = AtByte(HALF_WAY_BYTES, lambda: act(victim))
+    with gives_all_back(loader), pytest.raises(errors) as caught:
+        way.load(loader, victim, progress=progress)
+    assert progress.has_acted
+    assert caught.value.path == str(victim)
+    assert isinstance(caught.value, LoadError)
+    restore(model, victim)
+    assert digest(way.load(loader, victim)) == expected
+    loader.close()
+
+
+@every_way
+def test_file_deleted_half_way_is_read_to_its_end(
+    path: Path, expected: str, simgpu: SimulatedDevice, way: Way
+) -> None:
+    loader = way.loader()
+    progress = AtByte(HALF_WAY_BYTES, lambda: faults.delete(path))
+    state = way.load(loader, path, progress=progress)
+    assert progress.has_acted
+    assert digest(state) == expected
+    assert descriptors_of(path) == []
+    loader.close()
+
+
+@every_way
+def test_read_error_half_way_fails_the_load_and_leaves_nothing(
+    path: Path, expected: str, simgpu: SimulatedDevice, way: Way
+) -> None:
+    loader = way.loader()
+    with contextlib.ExitStack() as stack:
+        progress = AtByte(HALF_WAY_BYTES, lambda: stack.enter_context(faults.unreadable(path)))
+        # What the fault itself holds is given back first, hence the order of the contexts.
+        with gives_all_back(loader):
+            with pytest.raises(WeightReadFailed) as caught:
+                way.load(loader, path, progress=progress)
+            stack.close()
+    assert progress.has_acted
+    assert caught.value.errno == errno.EBADF
+    assert caught.value.path == str(path)
+    assert caught.value.offset is not None and 0 < caught.value.offset < path.stat().st_size
+    assert "at byte" in str(caught.value)
+    assert digest(way.load(loader, path)) == expected
+    loader.close()
+
+
+def test_truncated_file_is_told_with_tensor_and_numbers(
+    victim: Path, simgpu: SimulatedDevice
+) -> None:
+    # Already cut when it is opened: the header knows better.
+    faults.truncate(victim, MODEL_BYTES // 2)
+    with pytest.raises(InvalidWeightFile) as caught:
+        Loader(LoadOptions(), run_device="cpu").open(LoadRequest(path=str(victim), device=None))
+    assert caught.value.path == str(victim)
+    assert caught.value.wanted is not None and caught.value.wanted > MODEL_BYTES
+    assert caught.value.got == MODEL_BYTES // 2
+    assert descriptors_of(victim) == []
+
+
+# -- the file changes after the load ---------------------------------------------------------------
+
+
+def open_only(way: Way, path: Path) -> tuple[Loader, dict[str, torch.Tensor]]:
+    """Open without a destination, so that the strategy's own kind of values is there."""
+    loader = way.loader()
+    return loader, loader.open(LoadRequest(path=str(path), device=None)).state_dict
+
+
+LATER = [way for way in WAYS if way.strategy != "readinto"]
+
+
+@pytest.mark.parametrize("way", LATER, ids=str)
+@pytest.mark.parametrize("change", CHANGES)
+def test_file_that_changed_after_the_load_is_never_read_for_another(
+    victim: Path, simgpu: SimulatedDevice, way: Way, change: str
+) -> None:
+    act, errors = CHANGES[change]
+    loader, state = open_only(way, victim)
+    before = {name: id(tensor) for name, tensor in state.items()}
+    act(victim)
+    with gives_all_back(loader), pytest.raises(errors) as caught:
+        loader.place(state, way.device)
+    assert caught.value.path == str(victim)
+    # Every weight is where it was, as far as the file still has it.
+    assert {name: id(tensor) for name, tensor in state.items() if _is_large(tensor)} == {
+        name: before[name] for name, tensor in state.items() if _is_large(tensor)
+    }
+
+
+def _is_large(tensor: torch.Tensor) -> bool:
+    return tensor.nbytes >= MIB
+
+
+@pytest.mark.parametrize("where", ["cpu", "simgpu:0"])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda tensor, where: tensor.to(where) if where != "cpu" else tensor.clone(),
+        lambda tensor, where: tensor.data_ptr(),
+        lambda tensor, where: tensor[:2] + 1,
+        lambda tensor, where: torch.empty(tensor.shape, device=where).copy_(tensor),
+    ],
+    ids=["move", "data_ptr", "rows", "copy_"],
+)
+def test_use_of_a_weight_whose_file_changed_is_an_error(
+    victim: Path,
+    simgpu: SimulatedDevice,
+    where: str,
+    use: Callable[[torch.Tensor, str], object],
+) -> None:
+    loader, state = open_only(Way("file-slice", where), victim)
+    tensor = next(iter(state.values()))
+    _replace(victim)
+    with gives_all_back(loader), pytest.raises(WeightFileChanged) as caught:
+        use(tensor, where)
+    assert caught.value.path == str(victim)
+    assert isinstance(tensor, FileTensor) and tensor.is_in_file
+
+
+@pytest.mark.parametrize("where", ["cpu", "simgpu:0"])
+@pytest.mark.parametrize("change", [*CHANGES, "deleted"])
+def test_weights_that_were_read_need_their_file_no_more(
+    victim: Path, expected: str, simgpu: SimulatedDevice, change: str, where: str
+) -> None:
+    loader, state = open_only(Way("readinto", where), victim)
+    act = faults.delete if change == "deleted" else CHANGES[change][0]
+    act(victim)
+    loader.place(state, where)
+    assert digest(state) == expected
+    loader.close()
+
+
+@pytest.mark.parametrize("where", ["cpu", "simgpu:0"])
+def test_weights_left_in_a_file_that_was_deleted_are_still_there(
+    path: Path, expected: str, simgpu: SimulatedDevice, where: str
+) -> None:
+    loader, state = open_only(Way("file-slice", where), path)
+    faults.delete(path)
+    first = next(iter(state))
+    assert state[first].clone().nbytes
+    loader.place(state, where)
+    assert digest(state) == expected
+    loader.close()
+
+
+def test_mapped_weights_of_a_deleted_file_are_not_moved_but_can_be_used(
+    path: Path, expected: str, simgpu: SimulatedDevice
+) -> None:
+    loader, state = open_only(Way("mmap", "simgpu:0"), path)
+    faults.delete(path)
+    with pytest.raises(WeightFileChanged) as caught:
+        loader.place(state, simgpu.device)
+    assert caught.value.path == str(path)
+    assert digest(state) == expected
+    loader.close()
+
+
+# -- files that cannot be opened -------------------------------------------------------------------
+
+
+def refuse(path: Path | str) -> WeightReadFailed:
+    """Load what cannot be opened."""
+    loader = Way("file-slice", "cpu").loader()
+    with gives_all_back(loader), pytest.raises(WeightReadFailed) as caught:
+        loader.open(LoadRequest(path=str(path), device=None))
+    return caught.value
+
+
+def test_missing_file_is_told_with_its_path(tmp_path: Path, simgpu: SimulatedDevice) -> None:
+    error = refuse(tmp_path / "missing.safetensors")
+    assert isinstance(error, FileNotFoundError)
+    assert error.errno == errno.ENOENT
+    assert error.path == str(tmp_path / "missing.safetensors")
+
+
+def test_folder_is_refused(tmp_path: Path, simgpu: SimulatedDevice) -> None:
+    assert refuse(tmp_path).path == str(tmp_path)
+    assert refuse(tmp_path).errno == errno.EISDIR
+
+
+def test_pipe_is_refused_and_not_waited_for(tmp_path: Path, simgpu: SimulatedDevice) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    keeper = os.open(tmp_path / "pipe.safetensors", os.O_RDWR)
+    assert "not a regular file" in str(refuse(tmp_path / "pipe.safetensors"))
+    os.close(keeper)
+
+
+def open_as_nobody(path: str) -> dict[str, Any]:
+    """Try to load as a user without rights; runs in a process of its own."""
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    before = len(descriptors())
+    try:
+        Way("file-slice", "cpu").loader().open(LoadRequest(path=path, device=None))
+    except WeightReadFailed as err:
+        return {"errno": err.errno, "path": err.path, "left": len(descriptors()) - before}
+    return {}
+
+
+def test_file_without_permission_is_told_with_its_path(victim: Path) -> None:
+    victim.chmod(0)
+    measured = run_measured(open_as_nobody, arguments={"path": str(victim)}, in_group=False)
+    found = measured.succeeded().result
+    assert found == {"errno": errno.EACCES, "path": str(victim), "left": 0}
+
+
+@contextlib.contextmanager
+def no_descriptor_free() -> Iterator[None]:
+    """Use up all descriptors that this process may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(descriptors()) + 1, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
+
+
+def test_process_without_free_descriptors_is_told_so(path: Path, expected: str) -> None:
+    way = Way("readinto", "cpu")
+    loader = way.loader()
+    with no_descriptor_free(), pytest.raises(WeightReadFailed) as caught:
+        way.load(loader, path)
+    assert caught.value.errno == errno.EMFILE
+    assert caught.value.path == str(path)
+    assert digest(way.load(loader, path)) == expected
+
+
+# -- too little memory, told before the first byte -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "way", [way for way in WAYS if way.where != "cpu" or way.strategy == "readinto"], ids=str
+)
+def test_plan_that_does_not_fit_fails_before_the_first_byte(
+    path: Path, expected: str, simgpu: SimulatedDevice, way: Way
+) -> None:
+    loader = way.loader()
+    # Keeps the object with the count of bytes alive.
+    file = loader.files.open(path)
+    tight = LoadOptions(strategy=way.strategy, staging_bytes=MIB, reserve_bytes=1 << 50)
+    with gives_all_back(loader), pytest.raises(NotEnoughMemory) as caught:
+        loader.open(LoadRequest(path=str(path), device=way.device), options=tight)
+    error = caught.value
+    assert error.path == str(path)
+    assert error.need >= MODEL_BYTES > error.available == 0
+    assert file.bytes_read < path.stat().st_size - MODEL_BYTES + 16
+    assert simgpu.allocations == 0
+    assert digest(way.load(loader, path)) == expected
+    loader.close()
+
+
+# -- cancel ----------------------------------------------------------------------------------------
+
+
+@every_way
+def test_cancel_half_way_leaves_nothing(
+    path: Path, expected: str, simgpu: SimulatedDevice, way: Way
+) -> None:
+    loader, token = way.loader(), CancelToken()
+    progress = AtByte(HALF_WAY_BYTES, token.cancel)
+    with gives_all_back(loader), pytest.raises(LoadCancelled) as caught:
+        way.load(loader, path, cancel=token, progress=progress)
+    assert progress.has_acted
+    assert progress.calls[-1][0] < progress.calls[-1][1]
+    assert caught.value.path == str(path)
+    assert digest(way.load(loader, path)) == expected
+    loader.close()
+
+
+@every_way
+def test_error_of_the_callers_own_callback_passes_through_and_leaves_nothing(
+    path: Path, expected: str, simgpu: SimulatedDevice, way: Way
+) -> None:
+    class Own(Exception):
+        pass
+
+    def fail() -> None:
+        raise Own
+
+    loader = way.loader()
+    with gives_all_back(loader), pytest.raises(Own):
+        way.load(loader, path, progress=AtByte(HALF_WAY_BYTES, fail))
+    assert digest(way.load(loader, path)) == expected
+    loader.close()
+
+
+@pytest.mark.parametrize("kind", ["state", "error"])
+def test_what_is_left_behind_is_seen(path: Path, simgpu: SimulatedDevice, kind: str) -> None:
+    way = Way("readinto", "cpu")
+    loader = way.loader()
+    with pytest.raises(AssertionError, match="left behind"), gives_all_back(loader):
+        kept = way.load(loader, path)
+    assert kept

@@ -1,0 +1,155 @@
+"""Staging rings: lent, shared, and given back when they are idle, closed or forgotten."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from comfy.loading.loader import Loader
+from comfy.loading.options import LoadOptions
+from comfy.loading.plan import LoadRequest
+from comfy.loading.rings import Rings
+from comfy.loading.testing import as_bytes
+from support.census import memory, thread_names
+from support.files import write_safetensors
+from support.simulated_device import SimulatedDevice
+
+MIB = 1024 * 1024
+# What the heap, code loaded on first use and the counting itself may hold.
+SLACK_BYTES = 8 * MIB
+
+
+def weights() -> dict[str, torch.Tensor]:
+    """Matrices of 2 MiB and biases of 4 KiB, in turns."""
+    generator = torch.Generator().manual_seed(5)
+    state: dict[str, torch.Tensor] = {}
+    for number in range(4):
+        state[f"{number}.weight"] = torch.randn(512, 1024, generator=generator)
+        state[f"{number}.bias"] = torch.randn(1024, generator=generator)
+    return state
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write_safetensors(tmp_path / "model.safetensors", weights())
+
+
+def loader_of(device: torch.device, staging_bytes: int = MIB) -> Loader:
+    return Loader(LoadOptions("file-slice", staging_bytes=staging_bytes), run_device=device)
+
+
+def state_of(
+    loader: Loader, path: Path, device: torch.device | None = None
+) -> dict[str, torch.Tensor]:
+    return loader.open(LoadRequest(path=str(path), device=device)).state_dict
+
+
+RING_BYTES = 48 * MIB
+
+
+@pytest.fixture
+def staged(path: Path, simgpu: SimulatedDevice) -> Loader:
+    """A Loader that has used its staging of 48 MiB."""
+    loader = loader_of(simgpu.device, RING_BYTES)
+    state_of(loader, path, simgpu.device)
+    assert loader.rings.nbytes == RING_BYTES
+    assert sum(simgpu.registered.values()) == RING_BYTES
+    return loader
+
+
+def private_bytes() -> int:
+    now = memory()
+    return now.rss_anon + now.rss_shmem
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 2.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def test_staging_goes_back_when_the_loader_is_closed(
+    staged: Loader, simgpu: SimulatedDevice
+) -> None:
+    before = private_bytes()
+    staged.close()
+    assert staged.rings.nbytes == 0
+    assert not simgpu.registered
+    assert private_bytes() < before - RING_BYTES + SLACK_BYTES
+
+
+def test_staging_goes_back_with_a_loader_that_nobody_closed(
+    path: Path, simgpu: SimulatedDevice
+) -> None:
+    loader = loader_of(simgpu.device, RING_BYTES)
+    state_of(loader, path, simgpu.device)
+    before = private_bytes()
+    del loader
+    gc.collect()
+    assert until(lambda: private_bytes() < before - RING_BYTES + SLACK_BYTES)
+    assert not simgpu.registered
+
+
+def test_staging_goes_back_after_its_idle_time(path: Path, simgpu: SimulatedDevice) -> None:
+    threads = thread_names()
+    loader = loader_of(simgpu.device, RING_BYTES)
+    loader.mover.rings = Rings(idle_s=0.2)
+    state_of(loader, path, simgpu.device)
+    before = private_bytes()
+    assert loader.rings.nbytes == RING_BYTES
+    assert until(lambda: loader.rings.nbytes == 0)
+    assert not simgpu.registered
+    assert private_bytes() < before - RING_BYTES + SLACK_BYTES
+    assert until(lambda: len(thread_names()) <= len(threads))
+
+
+def test_staging_stays_while_it_is_used_again_and_again(
+    path: Path, simgpu: SimulatedDevice
+) -> None:
+    loader = loader_of(simgpu.device)
+    loader.mover.rings = Rings(idle_s=0.3)
+    state = state_of(loader, path)
+    state["0.bias"].to(simgpu.device)
+    first = next(iter(simgpu.registered))
+    for _ in range(12):
+        time.sleep(0.05)
+        state["0.bias"].to(simgpu.device)
+        assert first in simgpu.registered
+    loader.close()
+
+
+def test_staging_comes_back_after_it_was_freed(
+    staged: Loader, path: Path, simgpu: SimulatedDevice
+) -> None:
+    staged.close()
+    state = state_of(staged, path, simgpu.device)
+    assert as_bytes(state["1.weight"]) == as_bytes(weights()["1.weight"])
+    staged.close()
+
+
+def test_staging_in_use_survives_a_close(path: Path, simgpu: SimulatedDevice) -> None:
+    simgpu.copies.delay_s_per_mib = 0.02
+    loader = loader_of(simgpu.device)
+    closed: list[int] = []
+
+    def close(done: int, total: int) -> None:
+        if not closed:
+            loader.close()
+            closed.append(done)
+
+    request = LoadRequest(path=str(path), device=simgpu.device)
+    state = loader.open(request, progress=close).state_dict
+    assert closed
+    assert {name: as_bytes(one) for name, one in state.items()} == {
+        name: as_bytes(one) for name, one in weights().items()
+    }
+    loader.close()
+    assert loader.rings.nbytes == 0
