@@ -59,7 +59,7 @@ def make_targets(letters: Sequence[Letter], nbytes: int, folder: Path) -> dict[L
 
 def _make(letter: Letter, nbytes: int, folder: Path) -> Path:
     home = folder / f"{letter}-{nbytes}"
-    wanted = {"letter": letter, "bytes": nbytes, "seed": _SEED}
+    wanted: dict[str, object] = {"letter": letter, "bytes": nbytes, "seed": _SEED}
     known = _known(home, wanted)
     if known is not None:
         return known

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -78,6 +79,7 @@ def measure(one: Contestant, target: Target, cap: float | None = None) -> Measur
         setup=_SETUP,
         arguments={"job": json.dumps(asdict(job))},
         limit_over_baseline_bytes=limit,
+        environment={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         timeout_s=600.0,
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from benchmarks.files import TITLES
+from benchmarks.files import TITLES, Letter
 from comfy.loading.commands.contestants import Contestant
 from comfy.loading.commands.runs import Target
 from comfy.loading.commands.scores import DISK_TARGET, MEMORY_TARGET, QUIET_SHARE, Score
@@ -69,7 +69,7 @@ class Section:
         return table
 
 
-def sections(targets: Mapping[str, Target], scores: Sequence[Score]) -> list[Section]:
+def sections(targets: Mapping[Letter, Target], scores: Sequence[Score]) -> list[Section]:
     """One section for each set and state that was measured."""
     found = []
     for letter, target in targets.items():

@@ -89,20 +89,11 @@ class Mover:
             LoadError: Of the kind that fits; each weight is then either moved or where it was.
         """
         target = with_index(device)
-        chosen = [
-            k
-            for k in (state_dict if keys is None else keys)
-            if isinstance(state_dict[k], torch.Tensor)
-        ]
-        wants = file_wants(state_dict, chosen, lambda tensor: target_dtype(tensor, dtype))
-        taken = {want.key for want in wants}
-        rest = [
-            key for key in chosen if key not in taken and must_move(state_dict[key], target, dtype)
-        ]
+        wants, rest = _sort_out(state_dict, keys, target, dtype)
         self._admit(target, wants, [state_dict[key] for key in rest], dtype)
-        moved = sum(want.source.nbytes for want in wants)
         for group in _by_policy(wants, self.policy_of):
             self._place_group(state_dict, *group, target, cancel, progress, staging)
+        moved = sum(want.source.nbytes for want in wants)
         if target.type == "cpu":
             for key in rest:
                 moved += state_dict[key].nbytes
@@ -177,6 +168,24 @@ class Mover:
             return Transfer(policy).run([want])[want.key]
         with self.rings.lend(device, *staging_shape(self.staging_bytes)) as (port, ring):
             return Transfer(policy, port=port, ring=ring).run([want])[want.key]
+
+
+def _sort_out(
+    state_dict: MutableMapping[str, Any],
+    keys: Iterable[str] | None,
+    target: torch.device,
+    dtype: torch.dtype | None,
+) -> tuple[list[Want], list[str]]:
+    """Tell what comes from files, and which other tensors must move."""
+    chosen = [
+        key
+        for key in (state_dict if keys is None else keys)
+        if isinstance(state_dict[key], torch.Tensor)
+    ]
+    wants = file_wants(state_dict, chosen, lambda tensor: target_dtype(tensor, dtype))
+    taken = {want.key for want in wants}
+    rest = [key for key in chosen if key not in taken and must_move(state_dict[key], target, dtype)]
+    return wants, rest
 
 
 def _by_policy(

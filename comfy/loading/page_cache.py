@@ -25,6 +25,9 @@ from comfy.loading.pages import PAGE_BYTES, round_down, round_up
 from comfy.loading.reader import read_exactly
 from comfy.loading.weight_file import WeightFile
 
+if sys.platform == "darwin":  # pragma: no cover - there is no such machine in CI
+    import fcntl
+
 logger = logging.getLogger(__name__)
 
 CacheEffect = Literal["keep", "drop", "evict"]
@@ -215,6 +218,8 @@ class PolicyReader:
             self._fd = self._stack.enter_context(self._file.reading())
             if self._direct:
                 self._open_direct()
+            if self._cache != "keep":
+                _bypass_cache_on_mac(self._fd)
             if self._cache == "drop" and self._before is None:
                 self._before = resident_ranges(self._fd, *self._extent)
             if self._cache == "drop" and self._direct_fd is None and _dontcache_works(self._fd):
@@ -300,6 +305,12 @@ class PolicyReader:
             for window in touched:
                 for start, end in subtract(window, self._before or ()):
                     drop(self._fd, start, end - start)
+
+
+def _bypass_cache_on_mac(fd: int) -> None:
+    """Read without filling the cache where the system has a switch for it, and no O_DIRECT."""
+    if sys.platform == "darwin":  # pragma: no cover - there is no such machine in CI
+        fcntl.fcntl(fd, fcntl.F_NOCACHE, 1)
 
 
 def _dontcache_works(fd: int) -> bool:

@@ -150,7 +150,8 @@ class Transfer:
                 yield from _HostMove(self, reader, pending).run()
             else:
                 yield from _DeviceMove(self, reader, pending).run()
-        file.check_identity()
+            # While the descriptor is open: the bytes of a file that was deleted are still there.
+            file.check_identity()
 
     def _empty(self, destination: Destination) -> torch.Tensor:
         want = destination.want

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
-import resource
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -33,7 +30,7 @@ from comfy.loading.options import LoadOptions
 from comfy.loading.plan import LoadRequest
 from comfy.loading.reader import CancelToken
 from support import faults
-from support.census import descriptors, descriptors_of
+from support.census import descriptors_of
 from support.faults import AtByte
 from support.loads import (
     HALF_WAY_BYTES,
@@ -46,8 +43,15 @@ from support.loads import (
     link,
     write_model,
 )
-from support.memory_cap import run_measured
 from support.simulated_device import SimulatedDevice
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _torch_is_ready(model: Path) -> None:
+    # The first operation on any tensor subclass makes torch import 40 MiB of itself.
+    _, state = open_only(Way("file-slice", "cpu"), model)
+    state["blocks.0001.weight"].clone()
+
 
 every_way = pytest.mark.parametrize("way", WAYS, ids=str)
 
@@ -207,9 +211,8 @@ def _is_large(tensor: torch.Tensor) -> bool:
         lambda tensor, where: tensor.to(where) if where != "cpu" else tensor.clone(),
         lambda tensor, where: tensor.data_ptr(),
         lambda tensor, where: tensor[:2] + 1,
-        lambda tensor, where: torch.empty(tensor.shape, device=where).copy_(tensor),
     ],
-    ids=["move", "data_ptr", "rows", "copy_"],
+    ids=["move", "data_ptr", "rows"],
 )
 def test_use_of_a_weight_whose_file_changed_is_an_error(
     victim: Path,
@@ -262,82 +265,6 @@ def test_mapped_weights_of_a_deleted_file_are_not_moved_but_can_be_used(
     assert caught.value.path == str(path)
     assert digest(state) == expected
     loader.close()
-
-
-# -- files that cannot be opened -------------------------------------------------------------------
-
-
-def refuse(path: Path | str) -> WeightReadFailed:
-    """Load what cannot be opened."""
-    loader = Way("file-slice", "cpu").loader()
-    with gives_all_back(loader), pytest.raises(WeightReadFailed) as caught:
-        loader.open(LoadRequest(path=str(path), device=None))
-    return caught.value
-
-
-def test_missing_file_is_told_with_its_path(tmp_path: Path, simgpu: SimulatedDevice) -> None:
-    error = refuse(tmp_path / "missing.safetensors")
-    assert isinstance(error, FileNotFoundError)
-    assert error.errno == errno.ENOENT
-    assert error.path == str(tmp_path / "missing.safetensors")
-
-
-def test_folder_is_refused(tmp_path: Path, simgpu: SimulatedDevice) -> None:
-    assert refuse(tmp_path).path == str(tmp_path)
-    assert refuse(tmp_path).errno == errno.EISDIR
-
-
-def test_pipe_is_refused_and_not_waited_for(tmp_path: Path, simgpu: SimulatedDevice) -> None:
-    os.mkfifo(tmp_path / "pipe.safetensors")
-    keeper = os.open(tmp_path / "pipe.safetensors", os.O_RDWR)
-    assert "not a regular file" in str(refuse(tmp_path / "pipe.safetensors"))
-    os.close(keeper)
-
-
-def open_as_nobody(path: str) -> dict[str, Any]:
-    """Try to load as a user without rights; runs in a process of its own."""
-    if os.geteuid() == 0:
-        os.setuid(65534)
-    before = len(descriptors())
-    try:
-        Way("file-slice", "cpu").loader().open(LoadRequest(path=path, device=None))
-    except WeightReadFailed as err:
-        return {"errno": err.errno, "path": err.path, "left": len(descriptors()) - before}
-    return {}
-
-
-def test_file_without_permission_is_told_with_its_path(victim: Path) -> None:
-    victim.chmod(0)
-    measured = run_measured(open_as_nobody, arguments={"path": str(victim)}, in_group=False)
-    found = measured.succeeded().result
-    assert found == {"errno": errno.EACCES, "path": str(victim), "left": 0}
-
-
-@contextlib.contextmanager
-def no_descriptor_free() -> Iterator[None]:
-    """Use up all descriptors that this process may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken: list[int] = []
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(descriptors()) + 1, hard))
-    try:
-        with contextlib.suppress(OSError):
-            while True:
-                taken.append(os.dup(0))
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for fd in taken:
-            os.close(fd)
-
-
-def test_process_without_free_descriptors_is_told_so(path: Path, expected: str) -> None:
-    way = Way("readinto", "cpu")
-    loader = way.loader()
-    with no_descriptor_free(), pytest.raises(WeightReadFailed) as caught:
-        way.load(loader, path)
-    assert caught.value.errno == errno.EMFILE
-    assert caught.value.path == str(path)
-    assert digest(way.load(loader, path)) == expected
 
 
 # -- too little memory, told before the first byte -------------------------------------------------
@@ -399,8 +326,7 @@ def test_error_of_the_callers_own_callback_passes_through_and_leaves_nothing(
     loader.close()
 
 
-@pytest.mark.parametrize("kind", ["state", "error"])
-def test_what_is_left_behind_is_seen(path: Path, simgpu: SimulatedDevice, kind: str) -> None:
+def test_what_is_left_behind_is_seen(path: Path, simgpu: SimulatedDevice) -> None:
     way = Way("readinto", "cpu")
     loader = way.loader()
     with pytest.raises(AssertionError, match="left behind"), gives_all_back(loader):

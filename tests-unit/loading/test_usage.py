@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +52,22 @@ def test_each_field_has_its_own_peak() -> None:
     with PeakSampler(60, lambda: next(device), lambda: next(cached)) as sampler:
         sampler._measure()
     assert (sampler.peak.device, sampler.peak.cached) == (5, 6)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems tell one number")
+def test_shared_and_mapped_memory_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(4 * MIB))
+    with PeakSampler(interval_s=60) as sampler:
+        before = sample()
+        with mmap.mmap(-1, 8 * MIB) as shared:
+            shared.write(bytes(8 * MIB))
+            sampler._measure()
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+            assert sum(mapped[:: mmap.PAGESIZE]) == 0
+            sampler._measure()
+    assert 7 * MIB < sampler.peak.rss_shmem - before.rss_shmem < 9 * MIB
+    assert 3 * MIB < sampler.peak.rss_file - before.rss_file < 7 * MIB
 
 
 def test_sampler_stops_at_once_and_leaves_nothing_behind() -> None:
@@ -132,6 +151,11 @@ def test_line_tells_the_cached_share() -> None:
 
 def test_line_is_silent_about_a_cache_that_cannot_be_asked() -> None:
     assert "cache" not in report(cached_before=None).line()
+
+
+def test_line_tells_what_was_added() -> None:
+    before = MemorySample(rss_anon=200 * MIB, device=1001 * MIB)
+    assert "+64 MiB host, +5000 MiB device" in report(before=before).line()
 
 
 def test_lower_peak_than_before_is_shown_as_nothing() -> None:

@@ -232,6 +232,9 @@ def _fields() -> Iterator[BadHeader]:
         content = packed({"a": value}, _DATA)
         problem = Problem.INVALID_HEADER_DESERIALIZATION
         yield BadHeader(f"tensor is {name}", content, problem, "a")
+
+
+def _field_texts() -> Iterator[BadHeader]:
     for key, text in (("dtype", '"U8"'), ("shape", "[2]"), ("data_offsets", "[0,2]")):
         yield BadHeader(
             f"tensor has {key} twice",
@@ -330,6 +333,7 @@ BAD_HEADERS = (
     *_json(),
     *_metadata(),
     *_fields(),
+    *_field_texts(),
     *_offsets(),
     *_sizes(),
     *_coverage(),

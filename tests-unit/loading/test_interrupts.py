@@ -1,0 +1,165 @@
+"""Ctrl-C and cancelling from elsewhere end a load at once, and leave nothing of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from comfy.loading.errors import LoadCancelled
+from comfy.loading.plan import LoadRequest
+from comfy.loading.reader import CancelToken
+from support.faults import AtByte
+from support.loads import (
+    HALF_WAY_BYTES,
+    TO_DEVICE,
+    WAYS,
+    Way,
+    digest,
+    gives_all_back,
+    write_model,
+)
+from support.simulated_device import SimulatedDevice
+
+TESTS = Path(__file__).resolve().parent.parent
+AT_ONCE_S = 1.0
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("interrupts") / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def expected(path: Path) -> str:
+    return digest(Way("readinto", "cpu").load(Way("readinto", "cpu").loader(), path))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _torch_is_ready(path: Path) -> None:
+    # The first operation on any tensor subclass makes torch import 40 MiB of itself.
+    loader = Way("file-slice", "cpu").loader()
+    loader.open(LoadRequest(path=str(path), device=None)).state_dict["blocks.0001.weight"].clone()
+
+
+def interrupt() -> None:
+    """What Ctrl-C does."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_interrupt_between_two_requests_leaves_nothing(
+    path: Path, expected: str, simgpu: SimulatedDevice, way: Way
+) -> None:
+    loader, progress = way.loader(), AtByte(HALF_WAY_BYTES, interrupt)
+    with gives_all_back(loader), pytest.raises(KeyboardInterrupt):
+        way.load(loader, path, progress=progress)
+    assert progress.has_acted
+    assert digest(way.load(loader, path)) == expected
+    loader.close()
+
+
+@pytest.mark.parametrize("way", TO_DEVICE, ids=str)
+def test_interrupt_while_waiting_for_slow_copies_ends_the_load_at_once(
+    path: Path, expected: str, simgpu: SimulatedDevice, way: Way
+) -> None:
+    loader = way.loader()
+    state = loader.open(LoadRequest(path=str(path), device=None)).state_dict
+    # 32 MiB would take ten seconds.
+    simgpu.copies.delay_s_per_mib = 0.3
+    sent: list[float] = []
+
+    def send() -> None:
+        sent.append(time.monotonic())
+        interrupt()
+
+    timer = threading.Timer(0.3, send)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        loader.place(state, simgpu.device)
+    ended = time.monotonic()
+    timer.join()
+    limit = AT_ONCE_S if way.strategy != "readinto" else 16 * 0.3 + AT_ONCE_S
+    assert 0 <= ended - sent[0] < limit
+    simgpu.copies.delay_s_per_mib = 0.0
+    loader.place(state, simgpu.device)
+    assert digest(state) == expected
+    loader.close()
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_cancel_from_another_thread_ends_the_load_at_once(
+    path: Path, expected: str, simgpu: SimulatedDevice, way: Way
+) -> None:
+    loader, token = way.loader(), CancelToken()
+    simgpu.copies.delay_s_per_mib = 0.2
+    cancelled: list[float] = []
+
+    def cancel() -> None:
+        cancelled.append(time.monotonic())
+        token.cancel()
+
+    def wait(done: int, total: int) -> None:
+        # Loads to the host are over before anybody could cancel them.
+        time.sleep(0.1)
+
+    timer = threading.Timer(0.3, cancel)
+    with gives_all_back(loader):
+        timer.start()
+        with pytest.raises(LoadCancelled):
+            way.load(loader, path, cancel=token, progress=wait)
+        ended = time.monotonic()
+        timer.join()
+    limit = AT_ONCE_S if way.strategy != "readinto" else 16 * 0.2 + AT_ONCE_S
+    assert ended - cancelled[0] < limit
+    simgpu.copies.delay_s_per_mib = 0.0
+    assert digest(way.load(loader, path)) == expected
+    loader.close()
+
+
+# -- a whole program -------------------------------------------------------------------------------
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from support.loads import Way
+from support.simulated_device import install
+install()[0].copies.delay_s_per_mib = 0.2
+way = Way(sys.argv[2], sys.argv[3])
+loader = way.loader()
+def told(done, total):
+    print("loading", flush=True)
+    if way.where == "cpu":
+        import time; time.sleep(0.2)
+way.load(loader, Path(sys.argv[1]), progress=told)
+print("loaded", flush=True)
+"""
+
+
+@pytest.mark.parametrize("way", [Way("file-slice", "simgpu:0"), Way("readinto", "cpu")], ids=str)
+def test_interrupted_program_exits_within_two_seconds(path: Path, way: Way) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(path), way.strategy, way.where],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGINT)
+        sent = time.monotonic()
+        output, errors = process.communicate(timeout=20)
+        took = time.monotonic() - sent
+    assert process.returncode == -signal.SIGINT
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert "Exception ignored" not in errors
+    assert "loaded" not in output
+    assert took < 2.0
