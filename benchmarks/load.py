@@ -21,7 +21,7 @@ from benchmarks.files import Letter
 from comfy.loading.commands.bench import as_json, in_order, measure
 from comfy.loading.commands.cache_states import State
 from comfy.loading.commands.contestants import Contestant, ceilings, ours, stock
-from comfy.loading.commands.runs import Run, Step, Target, schedule
+from comfy.loading.commands.runs import REST_S, Run, Step, Target, schedule
 from comfy.loading.commands.scores import score
 from comfy.loading.memory import MIB
 from comfy.loading.options import LoadOptions
@@ -139,7 +139,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{len(steps)} runs, each in a process of its own. Before each cold run the set's files in "
         f"{folder} are dropped from the page cache, and nothing else."
     )
-    runs, was_stopped = measure(steps, arguments.timeout, sys.stderr)
+    runs, was_stopped = measure(
+        steps, sys.stderr, timeout_s=arguments.timeout, rest_s=0.0 if arguments.quick else REST_S
+    )
     return _conclude(console, arguments, targets, runs, everybody, was_stopped)
 
 

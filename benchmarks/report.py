@@ -84,10 +84,10 @@ def sections(targets: Mapping[Letter, Target], scores: Sequence[Score]) -> list[
 
 def _cells(one: Score) -> tuple[str, ...]:
     if one.seconds is None:
-        return (one.contestant, "discarded" if one.discarded else "failed", *[""] * 10)
+        return (one.label, "discarded" if one.discarded else "failed", *[""] * 10)
     is_ceiling = one.kind in ("disk", "memory")
     measured = (
-        one.contestant,
+        one.label,
         f"{one.seconds:.2f}",
         f"{one.fastest_s or 0:.2f} - {one.slowest_s or 0:.2f}",
         f"{(one.rate or 0) / 1e9:.2f}",

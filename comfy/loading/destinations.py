@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -76,6 +76,11 @@ class Destination:
         """Of the destination, in bytes."""
         return self.want.source.nbytes // self.want.source.dtype.itemsize * self.want.dtype.itemsize
 
+    @property
+    def is_small(self) -> bool:
+        """Whether it is a copy of few bytes, in memory of its own."""
+        return self.nbytes < SMALL_BYTES and not self.casts and self.want.out is None
+
     def use_out(self) -> bool:
         """Take the caller's memory if there is some."""
         out = self.want.out
@@ -108,15 +113,17 @@ class Destination:
                 return self.flat.view(self.want.source.shape)
             return typed(self.flat, self.want.dtype, self.want.source.shape)
 
-    @contextlib.contextmanager
-    def mode(self) -> Iterator[None]:
-        """Work outside of autograd, and make normal tensors even under inference mode.
+    def mode(self) -> AbstractContextManager[object]:
+        """Make normal tensors, also for a caller who is in inference mode.
 
         An inference tensor given as `out` may only be written to in inference mode.
         """
         out = self.want.out
-        with torch.inference_mode(out is not None and out.is_inference()), torch.no_grad():
-            yield
+        wanted = out is not None and out.is_inference()
+        # Entering costs more than copying a small weight does; mostly there is nothing to change.
+        if torch.is_inference_mode_enabled() == wanted:
+            return contextlib.nullcontext()
+        return torch.inference_mode(wanted)
 
 
 def host_memory(destination: Destination) -> torch.Tensor:

@@ -7,12 +7,14 @@ free when its event has passed. Other kinds register theirs with `register_port`
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 
+from comfy.loading.errors import DeviceCopyFailed, LoadError, NotEnoughMemory
 from comfy.loading.memory import host_pool
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,34 @@ class DevicePort(Protocol):
 
     def free_bytes(self) -> tuple[int, int]:
         """Free and total memory, in bytes, as the driver tells."""
+
+
+@contextlib.contextmanager
+def device_errors(
+    port: DevicePort, nbytes: int, *, path: str | None, tensor: str | None
+) -> Iterator[None]:
+    """Turn what a device raises into errors that name the weight.
+
+    Args:
+        port: The device's.
+        nbytes: What is asked of its memory.
+        path: The file concerned.
+        tensor: The weight concerned.
+
+    Raises:
+        NotEnoughMemory: If the device is full.
+        DeviceCopyFailed: If it fails in another way.
+    """
+    try:
+        yield
+    except LoadError:
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as err:
+        free, _ = port.free_bytes()
+        pool = f"memory of {port.device}"
+        raise NotEnoughMemory(nbytes, free, pool, path=path, tensor=tensor) from err
+    except RuntimeError as err:
+        raise DeviceCopyFailed(port.device, err, path=path, tensor=tensor) from err
 
 
 def copy_now(source: torch.Tensor, destination: torch.Tensor, device: torch.device) -> None:

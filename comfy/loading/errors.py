@@ -9,7 +9,8 @@
     │   └── WeightSaveFailed                   while saving; what was there before is untouched
     ├── CannotBeSaved          (ValueError)    a tensor, name or text that the format lacks
     ├── WeightFileChanged      (RuntimeError)  the file is not the one that was opened
-    ├── NotEnoughMemory        (MemoryError)   said before the first byte is read
+    ├── NotEnoughMemory        (MemoryError)   said before the first byte is read, where known
+    ├── DeviceCopyFailed       (RuntimeError)  the device failed while weights were on their way
     ├── StrategyUnavailable    (ValueError)    no strategy can do this, and why
     │   └── UnknownStrategy                    nobody registered that name
     ├── FlagConflict           (ValueError)    two settings contradict each other
@@ -226,27 +227,62 @@ class WeightFileChanged(LoadError, RuntimeError):
 
 
 class NotEnoughMemory(LoadError, MemoryError):
-    """The plan does not fit; said before any weight byte is read.
+    """The plan does not fit, or memory that it counted on is gone when a weight needs it.
 
     Attributes:
-        need: Bytes that the plan takes from the pool.
+        need: Bytes that the plan, or the weight, takes from the pool.
         available: Bytes that the pool can give.
         pool: Which memory, in words.
     """
 
     def __init__(
-        self, need: int, available: int, pool: str, *, path: str | None = None, hint: str = ""
+        self,
+        need: int,
+        available: int,
+        pool: str,
+        *,
+        path: str | None = None,
+        tensor: str | None = None,
+        hint: str = "",
     ) -> None:
         self.need = need
         self.available = available
         self.pool = pool
         mib = 1024 * 1024
+        whose = f"tensor '{tensor}'" if tensor else "loading"
+        size = f"{need / mib:,.0f} MiB" if need >= mib else f"{need:,} bytes"
         super().__init__(
-            f"loading needs {need / mib:,.0f} MiB of {pool} and {available / mib:,.0f} MiB are free.",
+            f"{whose} needs {size} of {pool} and {available / mib:,.0f} MiB are free.",
             path=path,
+            tensor=tensor,
             wanted=need,
             got=available,
             hint=hint or "Unload other models, close programs, or use a smaller model or dtype.",
+        )
+
+
+class DeviceCopyFailed(LoadError, RuntimeError):
+    """The device or its driver failed while weights were on their way to it.
+
+    Attributes:
+        device: Which, in words.
+    """
+
+    def __init__(
+        self,
+        device: object,
+        cause: BaseException,
+        *,
+        path: str | None = None,
+        tensor: str | None = None,
+    ) -> None:
+        self.device = str(device)
+        whose = f"tensor '{tensor}'" if tensor else "weights"
+        super().__init__(
+            f"the copy of {whose} to {device} failed: {cause}",
+            path=path,
+            tensor=tensor,
+            hint="Try again; if it comes back, restart the program and look at the driver's log.",
         )
 
 

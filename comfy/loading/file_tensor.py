@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map
 
 from comfy.loading.errors import FrozenTensor
 from comfy.loading.homes import Fetcher, Home, TensorFileSlice
+from comfy.loading.pages import empty_of
 from comfy.loading.weight_file import WeightSlice
 
 aten = torch.ops.aten
@@ -71,7 +72,7 @@ class FileTensor(torch.Tensor):
             source: The range; the file's descriptor stays open while the home is FILE.
             fetcher: Reads the bytes when they are needed.
         """
-        shadow = torch.empty(source.shape, dtype=source.dtype, device="meta")
+        shadow = empty_of(source.shape, source.dtype, "meta")
         with torch.inference_mode(False):
             self = cls(Home(source, fetcher), shadow)
         tag = TensorFileSlice(source.file, source.file.lock, source.offset, source.nbytes)

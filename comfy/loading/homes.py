@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from comfy.loading.pages import SMALL_BYTES, anonymous
-from comfy.loading.weight_file import WeightFile, WeightSlice
+from comfy.loading.weight_file import Hold, WeightFile, WeightSlice
 
 
 class Fetcher(Protocol):
@@ -49,7 +49,7 @@ class Home:
         self.source = source
         self.fetcher = fetcher
         self.host: torch.Tensor | None = None
-        self._hold = source.file.hold()
+        self._hold: Hold | None = source.file.hold()
         self._lock = threading.Lock()
 
     def to_host(self) -> torch.Tensor:
@@ -61,7 +61,7 @@ class Home:
         with self._lock:
             if self.host is None:
                 self.host = self._read_bytes()
-                self._hold.close()
+                self._hold = None
             return self.host
 
     def _read_bytes(self) -> torch.Tensor:

@@ -80,10 +80,11 @@ class Loader:
             run_device: Where weights will be executed; found on first use if None.
             registry: Of strategies; the built-in ones and entry points if None.
         """
-        self.options = from_environ() if options is None else options
+        options = from_environ() if options is None else options
         self.registry = StrategyRegistry() if registry is None else registry
         self.files = FileTable()
-        self.mover = Mover(self.options.staging_bytes, self.profile)
+        self.mover = Mover(options.staging_bytes, self.profile)
+        self.configure(options)
         self._run_device = None if run_device is None else torch.device(run_device)
         self._profiles: dict[tuple[torch.device, Switch], HardwareProfile] = {}
         self._lock = threading.RLock()
@@ -123,6 +124,7 @@ class Loader:
         """Set what is done from now on."""
         self.options = options
         self.mover.staging_bytes = options.staging_bytes
+        self.mover.reserve_bytes = options.reserve_bytes
 
     def open(
         self,
@@ -165,8 +167,7 @@ class Loader:
             forget_frames(err)
             raise
         finally:
-            for hold in holds:
-                hold.close()
+            holds.clear()
         logger.info("%s", report.line())
         return LoadedFile(state, contents.metadata, plan, report)
 

@@ -15,12 +15,13 @@ import torch
 from comfy.loading.destinations import Want
 from comfy.loading.errors import NotEnoughMemory
 from comfy.loading.hardware import HardwareProfile
-from comfy.loading.memory import device_pool, host_pool
+from comfy.loading.memory import default_reserve, device_pool, host_pool
 from comfy.loading.placing import (
     file_wants,
     must_move,
     place_from_files,
     place_from_host,
+    sharing,
     target_dtype,
 )
 from comfy.loading.plan import staging_shape
@@ -39,6 +40,7 @@ class Mover:
     Attributes:
         rings: Ports and staging rings of all devices.
         staging_bytes: Size of a device's ring, in bytes.
+        reserve_bytes: Memory that placing leaves free; None lets hardware decide.
 
     Note:
         All methods may be called from several threads.
@@ -55,6 +57,7 @@ class Mover:
         """
         self.rings = Rings()
         self.staging_bytes = staging_bytes
+        self.reserve_bytes: int | None = None
         self._profile_of = profile_of
         self._policies: weakref.WeakKeyDictionary[WeightFile, ReadPolicy] = (
             weakref.WeakKeyDictionary()
@@ -95,9 +98,10 @@ class Mover:
             self._place_group(state_dict, *group, target, cancel, progress, staging)
         moved = sum(want.source.nbytes for want in wants)
         if target.type == "cpu":
-            for key in rest:
+            for key, others in sharing(state_dict, rest).items():
                 moved += state_dict[key].nbytes
                 state_dict[key] = state_dict[key].to(target, target_dtype(state_dict[key], dtype))
+                state_dict.update(dict.fromkeys(others, state_dict[key]))
         elif rest:
             port = self.rings.port(target)
             moved += place_from_host(
@@ -131,18 +135,24 @@ class Mover:
         dtype: torch.dtype | None,
     ) -> None:
         """Refuse before the first byte what the destination's pool cannot hold."""
-        need = sum(
+        from_files = sum(
             want.source.nbytes // want.source.dtype.itemsize * want.dtype.itemsize for want in wants
         )
-        need += sum(one.numel() * target_dtype(one, dtype).itemsize for one in tensors)
+        sizes = [one.numel() * target_dtype(one, dtype).itemsize for one in tensors]
+        profile, pool = self._profile_of(target), host_pool()
+        if target.type != "cpu":
+            pool = device_pool(profile, pool, self.rings.port(target).free_bytes)
+        # On unified memory a host tensor gives back, batch by batch, what its copy takes.
+        need = from_files + (max(sizes, default=0) if profile.unified else sum(sizes))
         if need < _THREADS_FROM_BYTES:
             return
-        pool = host_pool()
-        if target.type != "cpu":
-            pool = device_pool(self._profile_of(target), pool, self.rings.port(target).free_bytes)
-        if need > pool.free:
+        reserve = self.reserve_bytes
+        if reserve is None:
+            reserve = default_reserve(profile, pool)
+        available = max(0, pool.free - reserve)
+        if need > available:
             path = wants[0].source.file.path if wants else None
-            raise NotEnoughMemory(need, pool.free, pool.name, path=path)
+            raise NotEnoughMemory(need, available, pool.name, path=path)
 
     def policy_of(self, file: WeightFile) -> ReadPolicy:
         """How a file is read: as the plan of its load said."""

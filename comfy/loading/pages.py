@@ -107,6 +107,15 @@ def typed(raw: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> torc
     return raw.view(dtype).view(shape)
 
 
+def empty_of(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str
+) -> torch.Tensor:
+    """Like ``torch.empty``, also for shapes without elements whose strides torch cannot compute."""
+    if 0 in shape:
+        return torch.empty(0, dtype=dtype, device=device).reshape(shape)
+    return torch.empty(shape, dtype=dtype, device=device)
+
+
 class _Mapping:
     """A private mapping of part of a file, unmapped when collected."""
 

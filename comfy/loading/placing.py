@@ -5,13 +5,13 @@ At no moment do host and device both hold more than one batch.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 
 import torch
 
 from comfy.loading.destinations import Want, cast_dtype
-from comfy.loading.devices import Copy, DevicePort
-from comfy.loading.errors import NotEnoughMemory
+from comfy.loading.devices import Copy, DevicePort, device_errors
 from comfy.loading.file_tensor import FileTensor
 from comfy.loading.pages import typed
 from comfy.loading.reader import CancelToken
@@ -93,7 +93,7 @@ def place_from_host(
     """Move host tensors to a device, dropping each batch before the next.
 
     Args:
-        state_dict: Changed in place.
+        state_dict: Changed in place; keys that share one tensor share the moved one.
         keys: Of host tensors in it.
         port: The device's.
         dtype_of: Tells each tensor's dtype on the device.
@@ -104,13 +104,49 @@ def place_from_host(
 
     Raises:
         NotEnoughMemory: If the device gives no memory; what was moved stays moved.
+        DeviceCopyFailed: If the device fails in another way; likewise.
     """
     uploaded = 0
-    for batch in _batches(state_dict, keys):
+    shared = sharing(state_dict, keys)
+    for batch in _batches(state_dict, list(shared)):
         if cancel is not None:
-            cancel.check()
+            cancel.check(path_of(state_dict[batch[0]]))
         uploaded += _place_batch(state_dict, batch, port, dtype_of)
+        for key in batch:
+            state_dict.update(dict.fromkeys(shared[key], state_dict[key]))
     return uploaded
+
+
+def path_of(tensor: torch.Tensor) -> str | None:
+    """The file that a weight came from, if that is known."""
+    source = source_of(tensor)
+    return None if source is None else source.file.path
+
+
+def sharing(
+    state_dict: MutableMapping[str, torch.Tensor], keys: Sequence[str]
+) -> dict[str, list[str]]:
+    """Group keys whose tensors are the same memory, as tied weights are.
+
+    Returns:
+        The first key of each group, with the others.
+    """
+    first: dict[tuple[object, ...], str] = {}
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        original = first.setdefault(_memory_of(state_dict[key]), key)
+        if original == key:
+            groups[key] = []
+        else:
+            groups[original].append(key)
+    return groups
+
+
+def _memory_of(tensor: torch.Tensor) -> tuple[object, ...]:
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or not tensor.numel():
+        return (id(tensor),)
+    layout = tensor.dtype, tensor.size(), tensor.stride(), tensor.storage_offset()
+    return (tensor.untyped_storage().data_ptr(), *layout)
 
 
 def _batches(
@@ -136,18 +172,38 @@ def _place_batch(
 ) -> int:
     copies: list[Copy] = []
     placed: dict[str, torch.Tensor] = {}
-    with torch.inference_mode(False), torch.no_grad():
-        for key in keys:
-            tensor = state_dict[key].detach()
-            dtype = dtype_of(tensor)
-            raw = _device_memory(port, tensor.numel() * dtype.itemsize)
-            placed[key] = typed(raw, dtype, tuple(tensor.shape))
-            if tensor.numel():
-                copies.append(_flat_pair(tensor, raw, dtype))
-        port.wait(port.upload(copies))
-    # Only now: a failed copy must leave the host tensors where they were.
-    state_dict.update(placed)
-    return sum(tensor.nbytes for tensor in placed.values())
+    path, size = path_of(state_dict[keys[0]]), sum(state_dict[key].nbytes for key in keys)
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            for key in keys:
+                tensor = state_dict[key].detach()
+                placed[key] = _begin(key, tensor, dtype_of(tensor), port, copies)
+            with device_errors(port, size, path=path, tensor=keys[0]):
+                port.wait(port.upload(copies))
+        # Only now: a failed copy must leave the host tensors where they were.
+        state_dict.update(placed)
+        return sum(tensor.nbytes for tensor in placed.values())
+    except BaseException:
+        # Copies under way need both of their sides.
+        with contextlib.suppress(RuntimeError):
+            port.wait(None)
+        raise
+    finally:
+        # An error that somebody keeps must not keep device memory.
+        copies.clear()
+        placed.clear()
+
+
+def _begin(
+    key: str, tensor: torch.Tensor, dtype: torch.dtype, port: DevicePort, copies: list[Copy]
+) -> torch.Tensor:
+    """Make a tensor's destination, and note the copy that fills it."""
+    nbytes = tensor.numel() * dtype.itemsize
+    with device_errors(port, nbytes, path=path_of(tensor), tensor=key):
+        raw = port.empty(nbytes)
+    if tensor.numel():
+        copies.append(_flat_pair(tensor, raw, dtype))
+    return typed(raw, dtype, tuple(tensor.shape))
 
 
 def _flat_pair(tensor: torch.Tensor, raw: torch.Tensor, dtype: torch.dtype) -> Copy:
@@ -155,11 +211,3 @@ def _flat_pair(tensor: torch.Tensor, raw: torch.Tensor, dtype: torch.dtype) -> C
     if tensor.dtype == dtype:
         return flat.view(torch.uint8), raw
     return flat, raw.view(dtype)
-
-
-def _device_memory(port: DevicePort, nbytes: int) -> torch.Tensor:
-    try:
-        return port.empty(nbytes)
-    except (torch.OutOfMemoryError, MemoryError) as err:
-        free, _ = port.free_bytes()
-        raise NotEnoughMemory(nbytes, free, f"memory of {port.device}") from err

@@ -75,7 +75,9 @@ class Rings:
         finally:
             with self._lock:
                 entry.users -= 1
-                if not entry.users:
+                if not entry.users and not ring.is_whole:
+                    self._free(entry)
+                elif not entry.users:
                     self._start_timer(entry)
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 
@@ -56,6 +57,7 @@ class StagingRing:
         self.slot_bytes = slot_bytes
         self.slots = [Slot(slot_bytes) for _ in range(slots)]
         self._free: queue.Queue[Slot] = queue.Queue()
+        self._lock = threading.Lock()
         for slot in self.slots:
             slot.is_registered = port.register(slot.bytes)
             self._free.put(slot)
@@ -88,8 +90,8 @@ class StagingRing:
                 slot = self._free.get(timeout=_POLL_S)
             except queue.Empty:
                 continue
-            if slot._event is not None:
-                self.port.wait(slot._event)
+            # Whoever started a copy that failed reports it; another load may take the slot.
+            self._wait_quietly(slot._event)
             slot._event, slot._copies = None, ()
             return slot
         return None
@@ -102,8 +104,14 @@ class StagingRing:
             event: Passes when the copies out of the slot are done.
             copies: Kept alive until then.
         """
-        slot._event, slot._copies = event, copies
+        with self._lock:
+            slot._event, slot._copies = event, copies
         self._free.put(slot)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every slot has been given back; an interrupt can lose one on its way."""
+        return self._free.qsize() == len(self.slots)
 
     def settle(self) -> None:
         """Wait for the copies out of all slots, and let go of the tensors that they went to."""
@@ -111,8 +119,9 @@ class StagingRing:
             # Another load may share the ring, and have given a slot back meanwhile.
             event = slot._event
             self._wait_quietly(event)
-            if slot._event is event:
-                slot._event, slot._copies = None, ()
+            with self._lock:
+                if slot._event is event:
+                    slot._event, slot._copies = None, ()
 
     def _wait_quietly(self, event: Event) -> None:
         """Wait in a place where a failed copy has been reported already."""

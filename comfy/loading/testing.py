@@ -82,6 +82,7 @@ def sample_tensors(seed: int = 1) -> dict[str, RawTensor]:
     tensors["askew.F32"] = ("F32", (700, 1024), noise(1024 * 700 * 4))
     tensors["scalar"] = ("F32", (), noise(4))
     tensors["empty"] = ("F16", (0, 4), b"")
+    tensors["empty.huge"] = ("F16", (0, 2**40, 2**40), b"")
     tensors["small.BOOL"] = ("BOOL", (6, 8), bytes(48))
     return tensors
 

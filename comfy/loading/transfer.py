@@ -11,6 +11,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -18,12 +19,12 @@ from typing import Any
 import torch
 
 from comfy.loading.destinations import Destination, Want, host_memory
-from comfy.loading.devices import Copy, DevicePort, Event
-from comfy.loading.errors import NotEnoughMemory
+from comfy.loading.devices import Copy, DevicePort, Event, device_errors
 from comfy.loading.page_cache import DIRECT_BLOCK_BYTES, CacheEffect, PolicyReader
 from comfy.loading.pages import (
     anonymous,
     anonymous_at,
+    empty_of,
     round_down,
     round_up,
     writable_bytes,
@@ -159,7 +160,7 @@ class Transfer:
             return want.out
         device = self._port.device if self._port is not None else torch.device("cpu")
         with torch.inference_mode(False):
-            return torch.empty(want.source.shape, dtype=want.dtype, device=device)
+            return empty_of(want.source.shape, want.dtype, device)
 
     def _check(self, file: WeightFile) -> None:
         if self._cancel is not None:
@@ -169,6 +170,10 @@ class Transfer:
         self._done += nbytes
         if self._progress is not None:
             self._progress(self._done, self._total)
+
+
+_Arrival = tuple[Event, Window, list[Destination]]
+"""What passes when a window's copies are done, the window, and what is complete then."""
 
 
 class _Move:
@@ -228,6 +233,7 @@ class _HostMove(_Move):
             return
         with contextlib.closing(in_threads(work, self._act, threads, self.stop)) as results:
             for window in results:
+                self.transfer._check(window.file)
                 yield from self._completed(window)
 
     def _completed(self, window: Window) -> Iterator[tuple[Want, torch.Tensor]]:
@@ -269,10 +275,16 @@ class _HostMove(_Move):
         first = self.reader.read(region, window.offset, window.nbytes, self.name(window))
         for piece in window.pieces:
             destination = self.destinations[piece.index]
+            begin = first + piece.position
+            if destination.is_small and piece.nbytes == destination.nbytes:
+                # One step instead of four: files of adapters have weights by the ten thousand.
+                block = bytearray(region[begin : begin + piece.nbytes])
+                with destination.mode():
+                    destination.flat = torch.frombuffer(block, dtype=torch.uint8)
+                continue
             with self._allocating:
                 if destination.flat is None and not destination.use_out():
                     destination.flat = host_memory(destination)
-            begin = first + piece.position
             with destination.mode():
                 source = raw[begin : begin + piece.nbytes]
                 if destination.casts:
@@ -298,7 +310,7 @@ class _DeviceMove(_Move):
         work = list(self.windows(range(len(self.destinations)), ring.slot_bytes))
         threads = min(self.transfer._policy.threads, len(work), len(ring.slots))
         filling = in_threads(work, self._fill, threads, self.stop, self._discard)
-        arriving: deque[tuple[Event, list[Destination]]] = deque()
+        arriving: deque[_Arrival] = deque()
         try:
             with contextlib.closing(filling) as filled:
                 for window, slot, first in filled:
@@ -330,7 +342,7 @@ class _DeviceMove(_Move):
         assert self.transfer._ring is not None
         self.transfer._ring.release(filled[1])
 
-    def _upload(self, window: Window, slot: Slot, first: int) -> tuple[Event, list[Destination]]:
+    def _upload(self, window: Window, slot: Slot, first: int) -> _Arrival:
         """Start the copies out of a slot; it is given back with their event, come what may."""
         transfer = self.transfer
         assert transfer._ring is not None
@@ -341,14 +353,22 @@ class _DeviceMove(_Move):
             transfer._check(window.file)
             with self.destinations[window.pieces[0].index].mode():
                 copies = [self._copy(piece, slot, first) for piece in window.pieces]
-                event = transfer._port.upload(copies)
+                with self._errors(window):
+                    event = transfer._port.upload(copies)
         except BaseException:
             copies = []
             raise
         finally:
             transfer._ring.release(slot, event, copies)
         transfer.bytes_uploaded += window.nbytes
-        return event, self.finish(window)
+        return event, window, self.finish(window)
+
+    def _errors(self, window: Window) -> AbstractContextManager[None]:
+        """Give a device's errors the names of what was on its way."""
+        port = self.transfer._port
+        assert port is not None
+        name = self.name(window)
+        return device_errors(port, window.nbytes, path=window.file.path, tensor=name)
 
     def _copy(self, piece: Piece, slot: Slot, first: int) -> Copy:
         destination = self.destinations[piece.index]
@@ -361,25 +381,18 @@ class _DeviceMove(_Move):
         return source, destination.part(piece)
 
     def _device_memory(self, destination: Destination) -> torch.Tensor:
-        port = self.transfer._port
+        port, source = self.transfer._port, destination.want.source
         assert port is not None
-        try:
+        with device_errors(port, destination.nbytes, path=source.file.path, tensor=source.name):
             raw = port.empty(destination.nbytes)
-        except (torch.OutOfMemoryError, MemoryError) as err:
-            source = destination.want.source
-            free, _ = port.free_bytes()
-            raise NotEnoughMemory(
-                destination.nbytes, free, f"memory of {port.device}", path=source.file.path
-            ) from err
         return raw.view(destination.want.dtype) if destination.casts else raw
 
-    def _arrived(
-        self, arrival: tuple[Event, list[Destination]]
-    ) -> Iterator[tuple[Want, torch.Tensor]]:
-        event, complete = arrival
+    def _arrived(self, arrival: _Arrival) -> Iterator[tuple[Want, torch.Tensor]]:
+        event, window, complete = arrival
         if event is not None:
             assert self.transfer._port is not None
-            self.transfer._port.wait(event)
+            with self._errors(window):
+                self.transfer._port.wait(event)
         for destination in complete:
             yield destination.want, destination.result()
             destination.drop()

@@ -72,6 +72,7 @@ class WeightFile:
         self._fd: int | None = fd
         self._users = 0
         self._holders = 0
+        self._hold: weakref.ref[Hold] | None = None
         self._pinned = False
         self._finalizer = weakref.finalize(self, _close_quietly, fd)
 
@@ -162,11 +163,18 @@ class WeightFile:
             raise WeightFileChanged(self.path, self.identity, found)
 
     def hold(self) -> Hold:
-        """Keep the descriptor open until the returned object is closed or collected."""
+        """Keep the descriptor open as long as somebody refers to the returned object.
+
+        All who hold at one time get the same object: ten thousand tensors cost one.
+        """
         with self._lock:
-            self._open_fd()
-            self._holders += 1
-        return Hold(self)
+            hold = self._hold() if self._hold is not None else None
+            if hold is None:
+                self._open_fd()
+                self._holders += 1
+                hold = Hold(self)
+                self._hold = weakref.ref(hold)
+            return hold
 
     def _release_hold(self) -> None:
         with self._lock:
@@ -205,7 +213,7 @@ class WeightFile:
                 raise WeightFileChanged(self.path, self.identity, found)
             self._fd = fd
             self._finalizer = weakref.finalize(self, _close_quietly, fd)
-        self._table.touch(self)
+            self._table.touch(self)
         return self._fd
 
     def _close_if_idle(self) -> None:
@@ -219,16 +227,12 @@ class WeightFile:
 
 
 class Hold:
-    """A claim on an open descriptor; ends with `close` or with the object."""
+    """A claim on an open descriptor; ends with the object."""
 
     def __init__(self, file: WeightFile) -> None:
-        self._end = weakref.finalize(self, WeightFile._release_hold, file)
+        end = weakref.finalize(self, WeightFile._release_hold, file)
         # At exit the system closes descriptors; running finalizers then may meet torn-down modules.
-        self._end.atexit = False
-
-    def close(self) -> None:
-        """Give the claim back; harmless when repeated."""
-        self._end()
+        end.atexit = False
 
 
 def _close_quietly(fd: int) -> None:
@@ -240,8 +244,8 @@ class FileTable:
     """Files by identity, so that all who open one file share one object; holds none alive.
 
     Note:
-        At most `MAX_IDLE_DESCRIPTORS` files stay open while nobody reads; the least recently
-        used one gives its descriptor back and is opened again on demand.
+        At most `MAX_IDLE_DESCRIPTORS` files stay open while nobody reads; the one that was opened
+        longest ago gives its descriptor back and is opened again on demand.
     """
 
     def __init__(self) -> None:
@@ -278,14 +282,16 @@ class FileTable:
             known = self._files.get(identity)
             if known is None:
                 file = self._files[identity] = WeightFile(name, fd, identity, self)
-                return file
+        if known is None:
+            self.touch(file)
+            return file
         # Not under the table's lock: files take theirs first, and the table's inside it.
         os.close(fd)
         known.check_identity()
         return known
 
     def touch(self, file: WeightFile) -> None:
-        """Note that `file` was used, and let the least recently used one go if too many are open."""
+        """Note that `file` was opened, and let the oldest go if too many are open."""
         with self._lock:
             self._recent[id(file)] = weakref.ref(file)
             self._recent.move_to_end(id(file))

@@ -156,6 +156,17 @@ def test_results_are_ordinary_tensors_inside_inference_mode(
             assert torch.is_inference_mode_enabled()
 
 
+@pytest.mark.parametrize("name", ["small.F32", "large.BF16", "askew", "scalar", "empty"])
+def test_single_result_is_an_ordinary_tensor_inside_inference_mode(
+    slices: dict[str, WeightSlice], name: str
+) -> None:
+    with torch.inference_mode():
+        want = Want(name, slices[name], slices[name].dtype)
+        found = Transfer(POLICIES[0]).run([want])[name]
+    assert not found.is_inference()
+    assert as_bytes(found) == expected()[name]
+
+
 def test_progress_counts_every_byte_once(slices: dict[str, WeightSlice]) -> None:
     told: list[tuple[int, int]] = []
     Transfer(POLICIES[1], progress=lambda *args: told.append(args)).run(plain(slices))

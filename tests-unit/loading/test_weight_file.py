@@ -68,8 +68,7 @@ def test_hold_keeps_the_descriptor_open(file: WeightFile, path: Path) -> None:
     hold = file.hold()
     read(file, 0, 1)
     assert descriptors_of(path) == 1
-    hold.close()
-    hold.close()
+    del hold
     assert descriptors_of(path) == 0
 
 
@@ -97,7 +96,7 @@ def test_file_replaced_while_it_is_held_is_refused(
     os.replace(other, path)
     with pytest.raises(WeightFileChanged):
         read(file, 0, 1)
-    hold.close()
+    del hold
 
 
 def test_file_written_in_place_is_refused(file: WeightFile, path: Path) -> None:
@@ -106,7 +105,7 @@ def test_file_written_in_place_is_refused(file: WeightFile, path: Path) -> None:
         out.write(b"changed")
     with pytest.raises(WeightFileChanged):
         read(file, 0, 1)
-    hold.close()
+    del hold
 
 
 def test_truncated_file_is_refused(file: WeightFile, path: Path) -> None:
@@ -129,7 +128,7 @@ def test_file_deleted_while_it_is_held_still_has_its_bytes(file: WeightFile, pat
     hold = file.hold()
     path.unlink()
     assert read(file, 10, 2) == bytes([10, 11])
-    hold.close()
+    del hold
 
 
 def test_missing_file_is_a_file_not_found_error(table: FileTable, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from comfy.loading.commands.cache_states import State, can_be_cold, residency
 from comfy.loading.commands.contestants import Contestant, ceilings, ours, stock
 from comfy.loading.commands.devices import add_device_arguments, chosen_device
 from comfy.loading.commands.findings import machine
-from comfy.loading.commands.runs import TIMEOUT_S, Run, Step, Target, run_once, schedule
+from comfy.loading.commands.runs import REST_S, TIMEOUT_S, Run, Step, Target, run_once, schedule
 from comfy.loading.commands.scores import DISK_TARGET, MEMORY_TARGET, QUIET_SHARE, Score, score
 from comfy.loading.commands.tables import heading, percent, table, wrapped
 from comfy.loading.contents import read_contents
@@ -59,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="OUT", help="write all runs there, too; - for stdout")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the runs' order")
     parser.add_argument(
+        "--rest", type=float, default=REST_S, metavar="S", help="pause before each run, in seconds"
+    )
+    parser.add_argument(
         "--timeout", type=float, default=TIMEOUT_S, metavar="S", help="of one run, in seconds"
     )
     add_device_arguments(parser)
@@ -86,7 +89,9 @@ def run(arguments: argparse.Namespace) -> int:
     states = _states(arguments, targets, out)
     steps = schedule(targets, contestants, states, arguments.rounds, seed=arguments.seed)
     _announce(targets, states, len(steps), out)
-    runs, was_stopped = measure(steps, arguments.timeout, sys.stderr)
+    runs, was_stopped = measure(
+        steps, sys.stderr, timeout_s=arguments.timeout, rest_s=arguments.rest
+    )
     scores = in_order(score(runs), contestants)
     for target in targets:
         print("\n".join(as_text(target, scores)), file=out)
@@ -204,13 +209,16 @@ def _announce(targets: Sequence[Target], states: Sequence[State], runs: int, out
     print("\n".join(lines), file=out, flush=True)
 
 
-def measure(steps: Sequence[Step], timeout_s: float, progress: TextIO) -> tuple[list[Run], bool]:
+def measure(
+    steps: Sequence[Step], progress: TextIO, *, timeout_s: float, rest_s: float
+) -> tuple[list[Run], bool]:
     """Make all runs, telling how far it is.
 
     Args:
         steps: What to run.
-        timeout_s: Of one run.
         progress: Gets one line for each run.
+        timeout_s: Of one run.
+        rest_s: Pause before each.
 
     Returns:
         The runs, and whether Ctrl-C ended them early.
@@ -218,7 +226,7 @@ def measure(steps: Sequence[Step], timeout_s: float, progress: TextIO) -> tuple[
     runs: list[Run] = []
     try:
         for number, step in enumerate(steps, 1):
-            runs.append(run_once(step, timeout_s=timeout_s))
+            runs.append(run_once(step, timeout_s=timeout_s, rest_s=rest_s))
             print(f"[{number}/{len(steps)}] {_line(runs[-1])}", file=progress, flush=True)
     except KeyboardInterrupt:
         return runs, True
@@ -267,11 +275,11 @@ _HEADER = (
 def _row(one: Score) -> tuple[str, ...]:
     if one.seconds is None:
         why = "discarded" if one.discarded else "failed"
-        return (one.contestant, why, *[""] * (len(_HEADER) - 2))
+        return (one.label, why, *[""] * (len(_HEADER) - 2))
     mib = 1 << 20
     is_ceiling = one.kind in ("disk", "memory")
     return (
-        one.contestant,
+        one.label,
         f"{one.seconds:.2f}",
         f"{one.fastest_s or 0:.2f} - {one.slowest_s or 0:.2f}",
         f"{(one.rate or 0) / 1e9:.2f}",

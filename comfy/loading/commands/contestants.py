@@ -125,7 +125,8 @@ def prepare_ours(job: Job) -> Callable[[], Outcome]:
         if any(isinstance(value, FileTensor) for value in state.values()):
             # On the CPU file-slice leaves weights in the file until somebody wants them.
             loader.place(state, device)
-        touch(value for value in state.values() if _is_mapped(value))
+        mapped = [value for value in state.values() if _is_mapped(value)]
+        touch(mapped)
         plan = loaded.plan
         notes = {
             "strategy": plan.strategy,
@@ -133,6 +134,7 @@ def prepare_ours(job: Job) -> Callable[[], Outcome]:
             "threads": plan.threads,
             "direct": plan.direct,
             "cache": plan.cache,
+            "mapped": bool(mapped),
         }
         return finished(state, device, notes)
 

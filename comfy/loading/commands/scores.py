@@ -45,6 +45,7 @@ class Score:
         cpu_s: CPU time, median.
         others_share: Share of all CPUs that other programs used meanwhile, median.
         bound: What bounds it, in words.
+        strategy: What `auto` took in the last run; "" for all others.
         same_bytes: Whether it loaded what the others did; None if nobody compared.
     """
 
@@ -70,7 +71,13 @@ class Score:
     cpu_s: float | None = None
     others_share: float | None = None
     bound: str = ""
+    strategy: str = ""
     same_bytes: bool | None = None
+
+    @property
+    def label(self) -> str:
+        """Name for a table."""
+        return f"{self.contestant} ({self.strategy})" if self.strategy else self.contestant
 
     @property
     def peak_share(self) -> float | None:
@@ -114,7 +121,7 @@ class _Ceilings:
 
 
 def _score(group: Sequence[Run], ceilings: _Ceilings, truth: dict[str, str]) -> Score:
-    first = group[0]
+    first = group[-1]
     good = [run for run in group if run.result is not None]
     problems = [run.problem for run in group if run.problem]
     base = Score(
@@ -154,6 +161,7 @@ def _score(group: Sequence[Run], ceilings: _Ceilings, truth: dict[str, str]) -> 
             "cpu_s": _median(run.result.cpu_s for run in good if run.result),
             "others_share": others,
             "bound": bound,
+            "strategy": _taken(good[-1]),
             "same_bytes": all(one == truth.get(first.path) for one in digests) if digests else None,
         }
     )
@@ -177,6 +185,12 @@ def _bound(run: Run, of_disk: float | None, of_memory: float | None) -> str:
     if run.state == "warm" and not run.is_private:
         return "page faults"
     return _ITSELF
+
+
+def _taken(run: Run) -> str:
+    """The strategy that `auto` took; "" if the contestant names it."""
+    strategy = str(run.result.notes.get("strategy", "")) if run.result else ""
+    return "" if strategy in run.contestant else strategy
 
 
 def _fills_memory(run: Run) -> bool:
