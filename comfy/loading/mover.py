@@ -19,6 +19,7 @@ from comfy.loading.memory import default_reserve, device_pool, host_pool
 from comfy.loading.placing import (
     file_wants,
     must_move,
+    path_of,
     place_from_files,
     place_from_host,
     sharing,
@@ -151,7 +152,7 @@ class Mover:
             reserve = default_reserve(profile, pool)
         available = max(0, pool.free - reserve)
         if need > available:
-            path = wants[0].source.file.path if wants else None
+            path = wants[0].source.file.path if wants else path_of(tensors[0])
             raise NotEnoughMemory(need, available, pool.name, path=path)
 
     def policy_of(self, file: WeightFile) -> ReadPolicy:

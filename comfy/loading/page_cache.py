@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import errno
 import functools
+import io
 import logging
 import mmap
 import os
@@ -23,9 +24,9 @@ from typing import Literal
 from comfy.loading.errors import WeightReadFailed
 from comfy.loading.pages import PAGE_BYTES, round_down, round_up
 from comfy.loading.reader import read_exactly
-from comfy.loading.weight_file import WeightFile
+from comfy.loading.weight_file import WeightFile, open_raw
 
-if sys.platform == "darwin":  # pragma: no cover - there is no such machine in CI
+if sys.platform != "win32":
     import fcntl
 
 logger = logging.getLogger(__name__)
@@ -150,31 +151,36 @@ def probe_direct(fd: int, size: int) -> int:
         The block in bytes to which offset, length and address must be aligned; 0 where direct
         reads are refused (tmpfs, many network filesystems, other systems).
     """
-    direct_fd = _open_direct(fd)
-    if direct_fd is None:
+    raw = _open_direct(fd)
+    if raw is None:
         return 0
     try:
         buffer = _aligned_block()
-        got = os.preadv(direct_fd, [buffer], 0)
+        got = os.preadv(raw.fileno(), [buffer], 0)
         return DIRECT_BLOCK_BYTES if got == min(size, DIRECT_BLOCK_BYTES) else 0
     except OSError:
         return 0
     finally:
-        os.close(direct_fd)
+        raw.close()
 
 
 def _aligned_block() -> memoryview:
     return memoryview(mmap.mmap(-1, DIRECT_BLOCK_BYTES))
 
 
-def _open_direct(fd: int) -> int | None:
+def _open_direct(fd: int) -> io.FileIO | None:
     """Open the same file once more for direct reads; through the descriptor, so that it is the same."""
     if not hasattr(os, "O_DIRECT"):
         return None
+    raw: io.FileIO | None = None
     try:
-        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+        raw = open_raw(f"/proc/self/fd/{fd}")
+        fcntl.fcntl(raw, fcntl.F_SETFL, os.O_DIRECT)
     except OSError:
+        if raw is not None:
+            raw.close()
         return None
+    return raw
 
 
 class PolicyReader:
@@ -232,9 +238,9 @@ class PolicyReader:
             self._clean(self._touched)
 
     def _open_direct(self) -> None:
-        self._direct_fd = _open_direct(self._fd)
-        if self._direct_fd is not None:
-            self._stack.callback(os.close, self._direct_fd)
+        raw = _open_direct(self._fd)
+        if raw is not None:
+            self._direct_fd = self._stack.enter_context(raw).fileno()
 
     def read(self, region: memoryview, offset: int, nbytes: int, tensor: str | None = None) -> int:
         """Read ``nbytes`` at `offset` into `region`, at the place congruent to the file's blocks.

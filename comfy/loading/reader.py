@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -15,6 +17,8 @@ from comfy.loading.errors import LoadCancelled, TruncatedWeightFile, WeightReadF
 
 # Linux returns at most 2^31 - 4096 bytes for one read, macOS refuses more than 2^31 - 1.
 MAX_READ_BYTES = 1 << 30
+# A thread that the system could start at all runs its first line long before this.
+_START_S = 0.2
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all) as a load goes on, from the loading thread."""
@@ -139,20 +143,29 @@ def in_threads(
         results.put(_Result(is_last=True))
 
     pool = [threading.Thread(target=loop, name=f"weight-reader-{i}") for i in range(threads)]
-    started: list[threading.Thread] = []
+    begun: list[threading.Thread] = []
     try:
         for thread in pool:
+            begun.append(thread)
             thread.start()
-            started.append(thread)
         yield from _collect(results, len(pool))
     finally:
         stop.set()
-        for thread in started:
+        _join(begun)
+        while discard is not None and not results.empty():
+            left = results.get().value
+            if left is not None:
+                discard(left)
+
+
+def _join(threads: Iterable[threading.Thread]) -> None:
+    """Wait for the end of threads, also of one whose start was interrupted."""
+    for thread in threads:
+        deadline = time.monotonic() + _START_S
+        while thread.ident is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        with contextlib.suppress(RuntimeError):
             thread.join()
-        while not results.empty():
-            left = results.get()
-            if left.value is not None and discard is not None:
-                discard(left.value)
 
 
 @dataclass(frozen=True, slots=True)

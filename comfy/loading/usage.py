@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -75,23 +77,23 @@ class _ResidentMemory:
     """Reads this process's resident memory again and again, through one descriptor."""
 
     def __init__(self) -> None:
-        self._fd: int | None = None
+        self._raw: io.FileIO | None = None
 
     def __enter__(self) -> _ResidentMemory:
         with contextlib.suppress(OSError):
-            self._fd = os.open(_STATUS, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            self._raw = io.FileIO(_STATUS, "rb")
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        if self._raw is not None:
+            self._raw.close()
+            self._raw = None
 
     def read(self) -> tuple[int, int, int]:
         """Anonymous, file-backed and shared resident bytes; all in the first where unknown."""
-        if self._fd is None:
+        if self._raw is None:
             return int(psutil.Process().memory_info().rss), 0, 0
-        text = os.pread(self._fd, _STATUS_BYTES, 0)
+        text = os.pread(self._raw.fileno(), _STATUS_BYTES, 0)
         return _field(text, b"RssAnon:"), _field(text, b"RssFile:"), _field(text, b"RssShmem:")
 
 
@@ -121,11 +123,14 @@ class PeakSampler:
         self.peak = MemorySample()
         self.peak_total = 0
         self.failure: Exception | None = None
-        self._interval_s = interval_s
         self._gauges = (device_bytes, cached)
         self._resident = _ResidentMemory()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="memory-sampler", daemon=True)
+        # Weakly: a sampler that an interrupt kept from leaving must not sample for ever.
+        work = weakref.ref(self), self._ended, interval_s
+        self._thread = threading.Thread(
+            target=_sample_until, args=work, name="memory-sampler", daemon=True
+        )
 
     def __enter__(self) -> PeakSampler:
         self._resident.__enter__()
@@ -140,13 +145,11 @@ class PeakSampler:
         traceback: TracebackType | None,
     ) -> None:
         self._ended.set()
-        self._thread.join()
-        self._measure()
-        self._resident.__exit__()
-
-    def _run(self) -> None:
-        while self.failure is None and not self._ended.wait(self._interval_s):
+        try:
+            self._thread.join()
             self._measure()
+        finally:
+            self._resident.__exit__()
 
     def _measure(self) -> None:
         if self.failure is not None:
@@ -165,6 +168,17 @@ class PeakSampler:
             max(self.peak.cached, now.cached),
         )
         self.peak_total = max(self.peak_total, now.total)
+
+
+def _sample_until(
+    reference: weakref.ref[PeakSampler], ended: threading.Event, interval_s: float
+) -> None:
+    while not ended.wait(interval_s):
+        sampler = reference()
+        if sampler is None or sampler.failure is not None:
+            return
+        sampler._measure()
+        del sampler
 
 
 @dataclass(frozen=True, slots=True)

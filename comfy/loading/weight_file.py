@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import math
 import os
 import threading
@@ -21,7 +22,6 @@ import torch
 from comfy.loading.errors import NotASlice, WeightFileChanged, WeightReadFailed
 from comfy.loading.reader import read_exactly
 
-_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 MAX_IDLE_DESCRIPTORS = 64
 
 
@@ -61,7 +61,7 @@ class WeightFile:
         All methods are safe to call from several threads.
     """
 
-    def __init__(self, path: str, fd: int, identity: FileIdentity, table: FileTable) -> None:
+    def __init__(self, path: str, raw: io.FileIO, identity: FileIdentity, table: FileTable) -> None:
         self.path = path
         self.identity = identity
         self.bytes_read = 0
@@ -69,12 +69,12 @@ class WeightFile:
         """Upstream's tag carries one lock per file; positional reads do not take it."""
         self._table = table
         self._lock = threading.RLock()
-        self._fd: int | None = fd
+        self._raw: io.FileIO | None = raw
         self._users = 0
         self._holders = 0
         self._hold: weakref.ref[Hold] | None = None
         self._pinned = False
-        self._finalizer = weakref.finalize(self, _close_quietly, fd)
+        self._finalizer = weakref.finalize(self, _close_quietly, raw)
 
     def __repr__(self) -> str:
         return f"WeightFile({self.path!r}, {self.size:,} bytes)"
@@ -87,7 +87,7 @@ class WeightFile:
     @property
     def is_open(self) -> bool:
         """Whether a descriptor is held at this moment."""
-        return self._fd is not None
+        return self._raw is not None
 
     def fileno(self) -> int:
         """A descriptor for tools that read by themselves; stays open as long as this object."""
@@ -148,7 +148,8 @@ class WeightFile:
             WeightFileChanged: If size or time differ, or another file took the path.
         """
         with self._lock:
-            opened = FileIdentity.of(os.fstat(self._fd)) if self._fd is not None else None
+            raw = self._raw
+            opened = FileIdentity.of(os.fstat(raw.fileno())) if raw is not None else None
         if opened is not None and opened != self.identity:
             raise WeightFileChanged(self.path, self.identity, opened)
         try:
@@ -187,7 +188,7 @@ class WeightFile:
         if not self._lock.acquire(blocking=False):
             return False
         try:
-            if self._fd is None or self._users or self._pinned:
+            if self._raw is None or self._users or self._pinned:
                 return False
             try:
                 same = FileIdentity.of(os.stat(self.path)) == self.identity
@@ -200,29 +201,29 @@ class WeightFile:
             self._lock.release()
 
     def _open_fd(self) -> int:
-        if self._fd is None:
+        if self._raw is None:
             try:
-                fd = os.open(self.path, _OPEN_FLAGS)
+                raw = open_raw(self.path)
             except FileNotFoundError as err:
                 raise WeightFileChanged(self.path, self.identity, None) from err
             except OSError as err:
                 raise WeightReadFailed(self.path, err, doing="open") from err
-            found = FileIdentity.of(os.fstat(fd))
+            found = FileIdentity.of(os.fstat(raw.fileno()))
             if found != self.identity:
-                os.close(fd)
+                raw.close()
                 raise WeightFileChanged(self.path, self.identity, found)
-            self._fd = fd
-            self._finalizer = weakref.finalize(self, _close_quietly, fd)
+            self._raw = raw
+            self._finalizer = weakref.finalize(self, _close_quietly, raw)
             self._table.touch(self)
-        return self._fd
+        return self._raw.fileno()
 
     def _close_if_idle(self) -> None:
         if not self._users and not self._holders and not self._pinned:
             self._close()
 
     def _close(self) -> None:
-        if self._fd is not None:
-            self._fd = None
+        if self._raw is not None:
+            self._raw = None
             self._finalizer()
 
 
@@ -235,9 +236,18 @@ class Hold:
         end.atexit = False
 
 
-def _close_quietly(fd: int) -> None:
+def open_raw(path: str) -> io.FileIO:
+    """Open a file for positional reads, close-on-exec.
+
+    The descriptor belongs to an object from the first moment on: a Ctrl-C that arrives while the
+    system opens the file cannot lose it, as it would lose the number that ``os.open`` returns.
+    """
+    return io.FileIO(path, "rb")
+
+
+def _close_quietly(raw: io.FileIO) -> None:
     with contextlib.suppress(OSError):
-        os.close(fd)
+        raw.close()
 
 
 class FileTable:
@@ -267,26 +277,24 @@ class FileTable:
         """
         name = os.path.abspath(os.fspath(path))
         try:
-            fd = os.open(name, _OPEN_FLAGS)
-            status = os.fstat(fd)
+            # Before it is opened: a pipe would wait for its other end.
+            if os.path.exists(name) and not os.path.isfile(name):
+                raise IsADirectoryError(errno.EISDIR, "not a regular file")
+            raw = open_raw(name)
+            identity = FileIdentity.of(os.fstat(raw.fileno()))
         except FileNotFoundError as err:
             raise WeightFileMissing(name, err, doing="find") from err
         except OSError as err:
             raise WeightReadFailed(name, err, doing="open") from err
-        if not os.path.isfile(name):
-            os.close(fd)
-            refused = IsADirectoryError(errno.EISDIR, "not a regular file")
-            raise WeightReadFailed(name, refused, doing="open")
-        identity = FileIdentity.of(status)
         with self._lock:
             known = self._files.get(identity)
             if known is None:
-                file = self._files[identity] = WeightFile(name, fd, identity, self)
+                file = self._files[identity] = WeightFile(name, raw, identity, self)
         if known is None:
             self.touch(file)
             return file
         # Not under the table's lock: files take theirs first, and the table's inside it.
-        os.close(fd)
+        raw.close()
         known.check_identity()
         return known
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -9,12 +10,15 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from comfy.loading.errors import LoadCancelled
+from comfy.loading.loader import Loader
 from comfy.loading.plan import LoadRequest
 from comfy.loading.reader import CancelToken
+from support.census import descriptors_of, thread_names
 from support.faults import AtByte
 from support.loads import (
     HALF_WAY_BYTES,
@@ -25,7 +29,8 @@ from support.loads import (
     gives_all_back,
     write_model,
 )
-from support.simulated_device import SimulatedDevice
+from support.memory_cap import run_measured
+from support.simulated_device import SimulatedDevice, install
 
 TESTS = Path(__file__).resolve().parent.parent
 AT_ONCE_S = 1.0
@@ -121,6 +126,63 @@ def test_cancel_from_another_thread_ends_the_load_at_once(
     simgpu.copies.delay_s_per_mib = 0.0
     assert digest(way.load(loader, path)) == expected
     loader.close()
+
+
+# -- at any moment ---------------------------------------------------------------------------------
+
+MOMENTS = 40
+
+
+def interrupt_often(path: str) -> dict[str, Any]:
+    """Interrupt loads at moments spread over their whole length; runs in a process of its own."""
+    card = install()[0]
+    found: dict[str, Any] = {"interrupted": 0, "wrong": [], "left": []}
+    for way in (Way("file-slice", card.device.type), Way("readinto", "cpu")):
+        loader = way.loader(threads=2)
+        expected = digest(way.load(loader, Path(path)))
+        begin = time.perf_counter()
+        way.load(loader, Path(path))
+        length_s = time.perf_counter() - begin
+        for moment in range(MOMENTS):
+            found["interrupted"] += _is_interrupted(way, loader, path, length_s * moment / MOMENTS)
+        if digest(way.load(loader, Path(path))) != expected:
+            found["wrong"].append(str(way))
+        loader.close()
+    deadline = time.monotonic() + 1.0
+    while (left := _what_is_left(path, card)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    found["left"] = left
+    return found
+
+
+def _is_interrupted(way: Way, loader: Loader, path: str, delay_s: float) -> bool:
+    timer = threading.Timer(delay_s, interrupt)
+    try:
+        timer.start()
+        way.load(loader, Path(path))
+        timer.join()
+        time.sleep(0.002)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def _what_is_left(path: str, card: SimulatedDevice) -> list[str]:
+    gc.collect()
+    left = [f"descriptor {fd}" for fd in descriptors_of(path)]
+    left += [name for name in thread_names() if name.startswith(("weight-", "memory-"))]
+    left += [f"{card.allocated_bytes} bytes"] if card.allocated_bytes else []
+    return left
+
+
+@pytest.mark.slow
+def test_interrupt_at_any_moment_leaves_nothing(path: Path) -> None:
+    measured = run_measured(interrupt_often, arguments={"path": str(path)}, in_group=False)
+    found = measured.succeeded().result
+    # An interrupt that meets a destructor is lost, as everywhere in Python; few do.
+    assert found["interrupted"] > MOMENTS
+    assert found["wrong"] == []
+    assert found["left"] == []
 
 
 # -- a whole program -------------------------------------------------------------------------------

@@ -127,7 +127,9 @@ class _Kept:
         self.stop = threading.Event()
 
     def memory(self) -> object:
-        return bytearray(os.urandom(MIB)) * 16
+        block = mmap.mmap(-1, 16 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        block.write(bytes(len(block)))
+        return block
 
     def descriptor(self) -> object:
         return open(self.path, "rb")
