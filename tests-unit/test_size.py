@@ -17,7 +17,9 @@ FUNCTION_LINES = 50
 FOLDERS = ("comfy*", "app", "api_server", "middleware", "tests-unit", "tools", "benchmarks")
 
 # "path" or "path:function" -> why it may be longer.
-EXCEPTIONS: dict[str, str] = {}
+EXCEPTIONS: dict[str, str] = {
+    "comfy/tiles.py:tiled_scale_multidim": "eleven parameters of a public signature, each explained",
+}
 
 
 def _python_files(root: Path) -> list[Path]:

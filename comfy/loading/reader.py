@@ -114,8 +114,7 @@ def in_threads(
 ) -> Generator[_R, None, None]:
     """Call `act` on each item from several threads, and yield results as they come.
 
-    The first error, in a thread or in the consumer, stops the threads; so does leaving the
-    iterator half-way. It is raised when all have ended: no thread is ever left.
+    An error, in a thread or in the consumer, stops all; no thread is left when it is raised.
 
     Args:
         work: Items, taken in order under a lock.

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.cold import evict
-from support.memory_cap import run_measured
-from support.raw_files import write_large
 
 from comfy.loading.loader import Loader
 from comfy.loading.options import LoadOptions
 from comfy.loading.plan import LoadRequest
 from comfy.loading.testing import as_bytes, sample_tensors, write_raw
+from support.cold import evict
+from support.memory_cap import run_measured
+from support.raw_files import write_large
 
 MIB = 1024 * 1024
 MODEL_BYTES = 2048 * MIB

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.cold import evict, resident_bytes, resident_fraction, warm
-from support.raw_files import write_large
-from support.simulated_device import SimulatedDevice
 
 from comfy.loading.loader import Loader
 from comfy.loading.options import LoadOptions
 from comfy.loading.plan import LoadRequest
+from support.cold import evict, resident_bytes, resident_fraction, warm
+from support.raw_files import write_large
+from support.simulated_device import SimulatedDevice
 
 MIB = 1024 * 1024
 SIZE = 128 * MIB
