@@ -25,7 +25,7 @@ from rich.table import Table  # noqa: E402
 from benchmarks.files import cache_folder, make_targets  # noqa: E402
 from comfy.loading.commands.cache_states import State, can_be_cold  # noqa: E402
 from comfy.loading.commands.contestants import Contestant, ours, stock  # noqa: E402
-from comfy.loading.commands.runs import Run, Step, run_once  # noqa: E402
+from comfy.loading.commands.runs import Run, Step, Target, run_once  # noqa: E402
 from comfy.loading.commands.tables import percent  # noqa: E402
 from comfy.loading.memory import MIB  # noqa: E402
 from comfy.loading.options import LoadOptions  # noqa: E402
@@ -37,11 +37,11 @@ _STRATEGIES = ("mmap", "readinto", "file-slice")
 _COLUMNS = ("strategy", "device", "seconds", "GB/s", "peak memory", "x W", "page cache left")
 
 
-def loads() -> list[Contestant]:
+def loads(strategies: Sequence[str] = _STRATEGIES) -> list[Contestant]:
     """Each strategy onto each device, and beside them what one does without this project."""
     options = LoadOptions()
-    on_cpu = [ours(name, options) for name in _STRATEGIES]
-    on_device = [ours(name, options, _DEVICE, _SETUP) for name in _STRATEGIES]
+    on_cpu = [ours(name, options) for name in strategies]
+    on_device = [ours(name, options, _DEVICE, _SETUP) for name in strategies]
     return [
         *on_cpu,
         stock("mmap", copies=True),
@@ -61,11 +61,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--folder", type=Path, default=cache_folder() / "demo", help="to keep it in"
     )
+    parser.add_argument(
+        "--strategies", default=",".join(_STRATEGIES), help="with commas (default: %(default)s)"
+    )
     arguments = parser.parse_args(argv)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     runs: list[Run] = []
     try:
-        _load_all(console, arguments.folder, arguments.size_mib * MIB, runs)
+        with console.status(f"making a checkpoint in {arguments.folder}"):
+            target = make_targets(["A"], arguments.size_mib * MIB, arguments.folder)["A"]
+        _load_all(console, target, loads(arguments.strategies.split(",")), runs)
     except KeyboardInterrupt:
         console.print(f"Stopped after {len(runs)} loads; the checkpoint stays for the next time.")
         return 130
@@ -75,15 +80,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(any(run.result is None for run in runs))
 
 
-def _load_all(console: Console, folder: Path, nbytes: int, runs: list[Run]) -> None:
+def _load_all(
+    console: Console, target: Target, chosen: Sequence[Contestant], runs: list[Run]
+) -> None:
     """Make all loads, adding each to `runs` as it ends, and print the table."""
-    with console.status(f"making a checkpoint of {in_words(nbytes)} in {folder}"):
-        target = make_targets(["A"], nbytes, folder)["A"]
     state: State = "cold" if can_be_cold() else "warm"
     console.print(
         f"{target.path}, {in_words(target.nbytes)} in {len(target.sizes)} tensors (W), {state}"
     )
-    chosen = loads()
     for number, one in enumerate(chosen, 1):
         with console.status(f"{number} of {len(chosen)}: {one.name} to {one.device}"):
             runs.append(run_once(Step(target, one, state, 0)))

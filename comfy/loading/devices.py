@@ -162,7 +162,13 @@ class StreamPort:
         code = int(runtime.cudaHostRegister(buffer.data_ptr(), buffer.numel(), 0))
         if code != 0:
             logger.debug("%s: host registration refused with code %d", self.device, code)
+            self._forget_last_error()
         return code == 0
+
+    def _forget_last_error(self) -> None:
+        """Take the failed call's code out of the runtime: the next kernel would report it as its own."""
+        with contextlib.suppress(RuntimeError):
+            torch.zeros(1, device=self.device)
 
     def unregister(self, buffer: torch.Tensor) -> None:
         """See `DevicePort.unregister`."""
@@ -179,7 +185,13 @@ class StreamPort:
 
     def free_bytes(self) -> tuple[int, int]:
         """See `DevicePort.free_bytes`."""
-        free, total = self._module.mem_get_info(self.device)
+        try:
+            free, total = self._module.mem_get_info(self.device)
+        except RuntimeError as err:
+            # Some integrated GPUs cannot tell, and are part of the host's memory.
+            logger.debug("%s: the driver tells no memory: %s", self.device, err)
+            pool = host_pool()
+            return pool.free, pool.total
         return int(free), int(total)
 
     def _runtime(self) -> Any:

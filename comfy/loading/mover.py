@@ -19,6 +19,7 @@ from comfy.loading.memory import default_reserve, device_pool, host_pool
 from comfy.loading.placing import (
     file_wants,
     must_move,
+    on_host,
     path_of,
     place_from_files,
     place_from_host,
@@ -101,7 +102,7 @@ class Mover:
         if target.type == "cpu":
             for key, others in sharing(state_dict, rest).items():
                 moved += state_dict[key].nbytes
-                state_dict[key] = state_dict[key].to(target, target_dtype(state_dict[key], dtype))
+                state_dict[key] = on_host(state_dict[key], dtype)
                 state_dict.update(dict.fromkeys(others, state_dict[key]))
         elif rest:
             port = self.rings.port(target)

@@ -117,6 +117,14 @@ def place_from_host(
     return uploaded
 
 
+def on_host(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """Make a private host tensor of one that `must_move` there."""
+    source = tensor.detach()
+    moved = source.to("cpu", target_dtype(tensor, dtype))
+    # A FileTensor or a mapping is on the CPU already, and still not private.
+    return moved.clone() if moved is source else moved
+
+
 def path_of(tensor: torch.Tensor) -> str | None:
     """The file that a weight came from, if that is known."""
     source = source_of(tensor)

@@ -36,12 +36,11 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_as_a_user_runs_it(model: Path) -> None:
-    nothing, unified, conflict, no_device = run_all(
+    nothing, unified, conflict = run_all(
         [
             ("doctor", "--device", "cpu", model.parent),
             ("doctor", model, *SIMULATED),
             ("doctor", "--load-strategy=mmap", "--disable-mmap"),
-            ("doctor", "--device", "xpu:7", model),
         ]
     )
     assert (nothing[0], nothing[2]) == (0, "")
@@ -58,8 +57,11 @@ def test_as_a_user_runs_it(model: Path) -> None:
         assert part in unified[1]
     assert conflict[:2] == (2, "")
     assert "contradict each other" in conflict[2]
-    assert no_device[:2] == (2, "")
-    assert "--device=xpu:7 cannot be used" in no_device[2]
+
+
+def test_device_that_is_not_there_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--device", "xpu:7"]) == 2
+    assert "--device=xpu:7 cannot be used" in capsys.readouterr().err
 
 
 def test_every_row_is_judged_and_one_is_taken(
