@@ -78,6 +78,7 @@ def pickle_peers() -> list[Contestant]:
             f"{_HERE}:prepare_torch_load",
             {"maps": maps},
             is_private=not maps,
+            maps=maps,
         )
         for maps in (True, False)
     ]

@@ -194,16 +194,19 @@ def plot(path: Path, title: str, scores: Sequence[Score]) -> None:
 
     states = [state for state in ("cold", "warm") if any(one.state == state for one in scores)]
     loaders = list(dict.fromkeys(one.contestant for one in scores if one.kind in _COLOURS))
-    figure = Figure(
-        figsize=(5.2 * (len(states) + 1), 0.36 * len(loaders) + 1.8), layout="constrained"
-    )
+    size = (4.6 * (len(states) + 1), 0.34 * len(loaders) + 2.2)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(1, len(states) + 1, sharey=True, squeeze=False)[0]
     for axis, state in zip(axes, states, strict=False):
         _plot_rates(axis, state, loaders, [one for one in scores if one.state == state])
     _plot_memory(axes[-1], loaders, scores)
     axes[0].set_yticks(range(len(loaders)), loaders)
-    axes[0].invert_yaxis()
-    figure.suptitle(title)
+    axes[0].set_ylim(len(loaders) - 0.4, -0.6)
+    figure.suptitle(
+        f"{title}\ndashed: the disk; dotted: fresh memory; hatched: left mapped, not copied; "
+        "thin lines: slowest and fastest run",
+        fontsize="medium",
+    )
     figure.savefig(path, dpi=110)
 
 
@@ -229,7 +232,7 @@ def _plot_rates(axis: Any, state: str, loaders: Sequence[str], scores: Sequence[
     limit = max((one.rate or 0 for one in scores if one.is_private), default=1e9) / 1e9
     # A mapping that is warm costs next to nothing, and would press all others together.
     axis.set_xlim(0, limit * 1.35)
-    axis.set_xlabel(f"GB/s, {state} (dashes: disk, dots: fresh memory, hatched: mapped)")
+    axis.set_xlabel(f"GB/s, {state}")
 
 
 def _plot_memory(axis: Any, loaders: Sequence[str], scores: Sequence[Score]) -> None:
@@ -240,8 +243,7 @@ def _plot_memory(axis: Any, loaders: Sequence[str], scores: Sequence[Score]) -> 
         place = loaders.index(one.contestant)
         peak = one.peak_share or 0.0
         axis.barh(place, peak, color=_COLOURS[one.kind])
-        # Pages that are mapped are part of the peak already.
-        left = 0.0 if not one.is_private else one.cached_left or 0.0
+        left = (one.pool_share or 0.0) - peak
         axis.barh(place, left, left=peak, color="#dddddd", edgecolor="#999999")
     axis.axvline(1.0, color="black", linewidth=0.8)
-    axis.set_xlabel(f"memory / size of the weights, {state} (grey: page cache left besides)")
+    axis.set_xlabel(f"peak memory / W, {state}; grey: page cache left besides")

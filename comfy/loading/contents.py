@@ -154,6 +154,27 @@ def _add_pickle(contents: Contents, file: WeightFile) -> None:
             contents.strided[key] = value
 
 
+def distinct(
+    slices: Mapping[str, WeightSlice],
+) -> tuple[dict[str, WeightSlice], dict[str, str]]:
+    """Find the keys of a pickled checkpoint that are one memory, as tied weights are.
+
+    Returns:
+        The slices without repetition; and each key that repeats another's bytes, with that one.
+    """
+    first: dict[tuple[object, ...], str] = {}
+    unique: dict[str, WeightSlice] = {}
+    twins: dict[str, str] = {}
+    for key, one in slices.items():
+        same = id(one.file), one.offset, one.nbytes, one.dtype
+        original = first.setdefault(same, key) if one.nbytes else key
+        if original == key:
+            unique[key] = one
+        else:
+            twins[key] = original
+    return unique, twins
+
+
 def restride(tensor: torch.Tensor, like: PickledTensor) -> torch.Tensor:
     """See the range that a strategy opened as the strided tensor that was pickled."""
     start = tensor.storage_offset() + like.storage_offset

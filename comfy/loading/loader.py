@@ -16,6 +16,7 @@ import torch
 
 from comfy.loading.contents import (
     Contents,
+    distinct,
     nested_tensors,
     read_contents,
     replace_nested,
@@ -292,7 +293,10 @@ class _Load:
             progress=self._progress,
         )
         strategy = self._loader.registry.get(self._plan.strategy)
-        opened = strategy.open(contents.slices, self._plan, context)
+        unique, twins = distinct(contents.slices)
+        opened = strategy.open(unique, self._plan, context)
+        for key, original in twins.items():
+            opened[key] = opened[original].view(contents.slices[key].shape)
         for key, like in contents.strided.items():
             opened[key] = restride(opened[key], like)
         others = self._load_nested()

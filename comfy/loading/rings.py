@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 
@@ -22,6 +23,7 @@ class _Entry:
         self.port = port
         self.ring: StagingRing | None = None
         self.users = 0
+        self.idle_since = 0.0
         self.timer: threading.Timer | None = None
 
 
@@ -62,7 +64,6 @@ class Rings:
         """
         with self._lock:
             entry = self._entry(device)
-            self._cancel_timer(entry)
             ring = entry.ring
             if ring is not None and not entry.users and not _fits(ring, slots, slot_bytes):
                 ring.close()
@@ -78,7 +79,8 @@ class Rings:
                 if not entry.users and not ring.is_whole:
                     self._free(entry)
                 elif not entry.users:
-                    self._start_timer(entry)
+                    entry.idle_since = time.monotonic()
+                    self._start_timer(entry, self._idle_s)
 
     def close(self) -> None:
         """Free every ring that nobody uses."""
@@ -92,13 +94,26 @@ class Rings:
                 self._entries[device] = _Entry(open_port(device))
             return self._entries[device]
 
-    def _start_timer(self, entry: _Entry) -> None:
+    def _start_timer(self, entry: _Entry, delay_s: float) -> None:
+        """Look again later; one timer serves any number of uses, for it is a thread."""
+        if entry.timer is not None:
+            return
         # Weakly: a timer must not keep a Loader's staging that nobody can use any more.
-        entry.timer = threading.Timer(
-            self._idle_s, _free_later, (weakref.ref(self), entry.port.device)
-        )
+        work = weakref.ref(self), entry.port.device
+        entry.timer = threading.Timer(delay_s, _free_later, work)
         entry.timer.daemon = True
         entry.timer.start()
+
+    def _free_if_idle(self, entry: _Entry) -> None:
+        with self._lock:
+            entry.timer = None
+            left_s = entry.idle_since + self._idle_s - time.monotonic()
+            if entry.users or entry.ring is None:
+                return
+            if left_s > 0:
+                self._start_timer(entry, left_s)
+            else:
+                self._free(entry)
 
     def _cancel_timer(self, entry: _Entry) -> None:
         if entry.timer is not None:
@@ -116,7 +131,7 @@ class Rings:
 def _free_later(rings: weakref.ref[Rings], device: torch.device) -> None:
     alive = rings()
     if alive is not None:
-        alive._free(alive._entry(device))
+        alive._free_if_idle(alive._entry(device))
 
 
 def _cancel_timers(entries: dict[torch.device, _Entry]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from comfy.loading.contents import Contents
+from comfy.loading.contents import Contents, distinct
 from comfy.loading.destinations import cast_bytes, cast_dtype
 from comfy.loading.devices import DevicePort
 from comfy.loading.hardware import HardwareProfile
@@ -54,7 +54,7 @@ def gather_facts(
         port: Of the same device.
         resident_fraction: Of the files in the page cache, None if unknown.
     """
-    slices = list(contents.slices.values())
+    slices = list(distinct(contents.slices)[0].values())
     host = host_pool()
     casts = [one for one in slices if cast_bytes(one, request.dtype) != one.nbytes]
     is_recast = any(cast_dtype(one.dtype, request.dtype) != one.dtype for one in slices)
@@ -79,15 +79,16 @@ def availability(
     registry: StrategyRegistry, facts: Facts, request: LoadRequest
 ) -> Mapping[str, str | None]:
     """Each registered strategy, and None or the reason why it cannot be used here."""
-    answers: dict[str, str | None] = {}
-    for name in registry:
-        try:
-            strategy = registry.get(name)
-        except (ImportError, AttributeError, TypeError) as err:
-            answers[name] = f"cannot be imported ({err})"
-            continue
+    return {name: _answer(registry, name, facts, request) for name in registry}
+
+
+def _answer(
+    registry: StrategyRegistry, name: str, facts: Facts, request: LoadRequest
+) -> str | None:
+    try:
+        strategy = registry.get(name)
         if maps_files(strategy) and not facts.options.allow_mmap:
-            answers[name] = "--disable-mmap forbids strategies that map files"
-        else:
-            answers[name] = strategy.supports(facts.profile, facts.storage, request)
-    return answers
+            return "--disable-mmap forbids strategies that map files"
+        return strategy.supports(facts.profile, facts.storage, request)
+    except Exception as err:  # noqa: BLE001 - a broken plug-in must not hinder the others
+        return f"it is broken ({type(err).__name__}: {err})"

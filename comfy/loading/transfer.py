@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -172,6 +172,9 @@ class Transfer:
             self._progress(self._done, self._total)
 
 
+_Filled = tuple[Window, Slot, int]
+"""A window, the slot that holds its bytes, and the index of the first."""
+
 _Arrival = tuple[Event, Window, list[Destination]]
 """What passes when a window's copies are done, the window, and what is complete then."""
 
@@ -308,8 +311,7 @@ class _DeviceMove(_Move):
         assert ring is not None
         assert port is not None
         work = list(self.windows(range(len(self.destinations)), ring.slot_bytes))
-        threads = min(self.transfer._policy.threads, len(work), len(ring.slots))
-        filling = in_threads(work, self._fill, threads, self.stop, self._discard)
+        filling = self._filled(work, min(self.transfer._policy.threads, len(ring.slots)))
         arriving: deque[_Arrival] = deque()
         try:
             with contextlib.closing(filling) as filled:
@@ -323,7 +325,17 @@ class _DeviceMove(_Move):
             arriving.clear()
             ring.settle()
 
-    def _fill(self, window: Window) -> tuple[Window, Slot, int] | None:
+    def _filled(self, work: Sequence[Window], threads: int) -> Generator[_Filled, None, None]:
+        """Fill slots with windows, each ready for its copy; a single one without a thread."""
+        if len(work) > 1:
+            threads = min(threads, len(work))
+            yield from in_threads(work, self._fill, threads, self.stop, self._discard)
+        else:
+            filled = self._fill(work[0])
+            assert filled is not None  # only a stopped thread gives nothing
+            yield filled
+
+    def _fill(self, window: Window) -> _Filled | None:
         """Fill a slot, in a reader thread."""
         self.transfer._check(window.file)
         ring = self.transfer._ring
@@ -338,7 +350,7 @@ class _DeviceMove(_Move):
             raise
         return window, slot, first
 
-    def _discard(self, filled: tuple[Window, Slot, int]) -> None:
+    def _discard(self, filled: _Filled) -> None:
         assert self.transfer._ring is not None
         self.transfer._ring.release(filled[1])
 

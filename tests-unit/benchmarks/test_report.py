@@ -24,6 +24,7 @@ def made(name: str, seconds: float | None = 1.0, **changes: Any) -> Score:
         "kind": "ours" if name.startswith("ours") else "peer",
         "device": "cpu",
         "is_private": True,
+        "maps": False,
         "state": "cold",
         "runs": 1,
         "discarded": 0,

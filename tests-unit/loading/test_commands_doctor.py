@@ -36,11 +36,10 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_as_a_user_runs_it(model: Path) -> None:
-    nothing, unified, conflict = run_all(
+    nothing, unified = run_all(
         [
             ("doctor", "--device", "cpu", model.parent),
             ("doctor", model, *SIMULATED),
-            ("doctor", "--load-strategy=mmap", "--disable-mmap"),
         ]
     )
     assert (nothing[0], nothing[2]) == (0, "")
@@ -55,8 +54,13 @@ def test_as_a_user_runs_it(model: Path) -> None:
     assert (unified[0], unified[2]) == (0, "")
     for part in ("file-slice (row 7", "yes: one copy for both", "64.00 MiB of staging"):
         assert part in unified[1]
-    assert conflict[:2] == (2, "")
-    assert "contradict each other" in conflict[2]
+
+
+def test_flags_that_contradict_each_other_are_wrong_usage(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["doctor", "--load-strategy=mmap", "--disable-mmap"]) == 2
+    assert "contradict each other" in capsys.readouterr().err
 
 
 def test_device_that_is_not_there_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

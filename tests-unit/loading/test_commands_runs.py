@@ -263,7 +263,7 @@ def test_job_survives_the_way_to_the_other_process(target: Target) -> None:
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_disk_ceiling_reads_every_byte(threads: int, target: Target) -> None:
-    one = Contestant("disk", "disk", "", {"threads": threads})
+    one = Contestant("disk", "disk", "", {"threads": threads, "piece_mib": 2})
     outcome = prepare_disk(job(target, one))()
     assert outcome.nbytes == os.path.getsize(target.path)
     assert outcome.notes["threads"] == threads

@@ -29,6 +29,7 @@ def run(name: str, seconds: float | None, number: int = 0, **changes: Any) -> Ru
         "kind": "ours",
         "device": "cpu",
         "is_private": True,
+        "maps": False,
         "state": "cold",
         "round": number,
         "result": result,
@@ -78,6 +79,11 @@ def test_peak_is_over_the_baseline_and_with_the_device() -> None:
     found = one([run("it", 1.0), run("it", 1.0, 1, device_peak=GB)])
     assert found.peak_bytes == 2 * GB
     assert found.peak_share == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("maps", "share"), [(True, 1.0), (False, 1.5)])
+def test_cached_pages_take_memory_once(maps: bool, share: float) -> None:
+    assert one([run("it", 1.0, maps=maps, cached_left=0.5)]).pool_share == pytest.approx(share)
 
 
 @pytest.mark.parametrize(

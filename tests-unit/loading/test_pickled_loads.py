@@ -115,8 +115,10 @@ def test_tied_weights_are_read_once_and_stay_one(
             found["head"].fill_(7)
         # One memory: a write through one name is seen through the others, as after torch.load.
         assert found["embedding"].min() == found["turned"].max() == 7
-    expected_bytes = tied.nbytes + state["other"].nbytes
-    assert opened.report.bytes_read <= expected_bytes + (tied.nbytes if where == "simgpu" else 0)
+    # On a device the turned one is a tensor of its own. Small gaps are read along.
+    copies = 2 if where == "simgpu" else 1
+    most = copies * tied.nbytes + state["other"].nbytes + 4096
+    assert opened.report.bytes_read <= most
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from collections.abc import Callable
@@ -10,12 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from comfy.loading.errors import LoadCancelled, WeightReadFailed
 from comfy.loading.loader import Loader
 from comfy.loading.options import LoadOptions
-from comfy.loading.plan import LoadRequest
+from comfy.loading.plan import LoadRequest, staging_shape
+from comfy.loading.reader import CancelToken
 from comfy.loading.rings import Rings
 from comfy.loading.testing import as_bytes
 from support.census import memory, thread_names
+from support.faults import AtByte, unreadable
 from support.files import write_safetensors
 from support.simulated_device import SimulatedDevice
 
@@ -153,3 +157,50 @@ def test_staging_in_use_survives_a_close(path: Path, simgpu: SimulatedDevice) ->
     }
     loader.close()
     assert loader.rings.nbytes == 0
+
+
+def _cancel(path: Path, loader: Loader, device: torch.device) -> None:
+    token = CancelToken()
+    half = AtByte(4 * MIB, token.cancel)
+    request = LoadRequest(path=str(path), device=device)
+    with pytest.raises(LoadCancelled):
+        loader.open(request, cancel=token, progress=half)
+
+
+def _fail_to_read(path: Path, loader: Loader, device: torch.device) -> None:
+    request = LoadRequest(path=str(path), device=device)
+    with contextlib.ExitStack() as stack:
+        half = AtByte(4 * MIB, lambda: stack.enter_context(unreadable(path)))
+        with pytest.raises(WeightReadFailed):
+            loader.open(request, progress=half)
+
+
+@pytest.mark.parametrize("fail", [_cancel, _fail_to_read])
+def test_failed_loads_lose_no_slot_of_a_ring_that_others_use(
+    path: Path,
+    simgpu: SimulatedDevice,
+    fail: Callable[[Path, Loader, torch.device], None],
+) -> None:
+    simgpu.copies.delay_s_per_mib = 0.005
+    loader = Loader(
+        LoadOptions("file-slice", staging_bytes=4 * MIB, threads=3), run_device=simgpu.device
+    )
+    with loader.rings.lend(simgpu.device, *staging_shape(4 * MIB)) as (_, ring):
+        assert ring.is_whole
+        for _ in range(6):
+            fail(path, loader, simgpu.device)
+            assert ring.is_whole
+        state = state_of(loader, path, simgpu.device)
+        assert loader.rings.nbytes == ring.nbytes
+    assert as_bytes(state["3.weight"]) == as_bytes(weights()["3.weight"])
+    loader.close()
+
+
+def test_ring_that_lost_a_slot_is_not_used_again(path: Path, simgpu: SimulatedDevice) -> None:
+    loader = loader_of(simgpu.device)
+    with loader.rings.lend(simgpu.device, *staging_shape(MIB)) as (_, ring):
+        assert ring.acquire(lambda: False) is not None
+        assert not ring.is_whole
+    assert loader.rings.nbytes == 0
+    assert state_of(loader, path, simgpu.device)["0.bias"].device == simgpu.device
+    loader.close()

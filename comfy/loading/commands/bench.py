@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     device = chosen_device(arguments) or default_device()
     chosen = options.from_namespace(arguments)
-    targets = [target_of(path) for path in arguments.files]
+    targets = [target_of(path, compat=chosen.compat) for path in arguments.files]
     _refuse_too_large(targets)
     contestants = _contestants(arguments, chosen, device, targets[0])
     out = sys.stderr if arguments.json == "-" else sys.stdout
@@ -110,9 +110,14 @@ def _positive(text: str) -> int:
     return number
 
 
-def target_of(path: str) -> Target:
-    """Read a checkpoint's table."""
-    contents = read_contents(os.path.abspath(path), FileTable())
+def target_of(path: str, *, compat: bool = False) -> Target:
+    """Read a checkpoint's table.
+
+    Args:
+        path: The checkpoint.
+        compat: Accept what ``--load-compat`` accepts.
+    """
+    contents = read_contents(os.path.abspath(path), FileTable(), compat=compat)
     sizes = tuple(one.nbytes for one in contents.slices.values())
     return Target(contents.path, tuple(file.path for file in contents.files), sizes)
 
@@ -303,7 +308,8 @@ def _remarks(scores: Sequence[Score]) -> list[str]:
         f"of disk, of memory: share of the rate that the disk (the faster of its readers) and one "
         f"thread that fills fresh memory reached in the same round; from {DISK_TARGET} and "
         f"{MEMORY_TARGET} on they are what bounds a load. peak: memory over the process's "
-        f"baseline, W: the weights' size. Mapped weights are touched before the clock stops."
+        f"baseline, with mapped pages; W: the weights' size. Mapped weights are touched before "
+        f"the clock stops."
     )
     others = max((one.others_share or 0.0 for one in scores), default=0.0)
     if others > QUIET_SHARE:

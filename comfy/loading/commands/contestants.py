@@ -43,6 +43,7 @@ class Contestant:
         target: As `one_run` calls it.
         arguments: For the target.
         is_private: It leaves the caller with memory of its own, not with pages of the file.
+        maps: It maps the file, so that pages of the file are part of its peak.
         device: Where it brings the weights, as torch writes it.
         setup: Called first in the measuring process, "module:function", or "".
     """
@@ -52,6 +53,7 @@ class Contestant:
     target: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     is_private: bool = True
+    maps: bool = False
     device: str = "cpu"
     setup: str = ""
 
@@ -71,6 +73,7 @@ def ours(
         target=_OURS,
         arguments={"options": asdict(replace(options, strategy=strategy))},
         is_private=strategy != "mmap" or device != "cpu",
+        maps=strategy == "mmap" and device == "cpu",
         device=device,
         setup=setup,
     )
@@ -92,6 +95,7 @@ def stock(backend: str, *, copies: bool, device: str = "cpu", setup: str = "") -
         target=_STOCK,
         arguments={"backend": backend, "copies": copies},
         is_private=copies or backend != "mmap" or device != "cpu",
+        maps=backend == "mmap",
         device=device,
         setup=setup,
     )
@@ -101,8 +105,8 @@ def ceilings(device: str = "cpu", setup: str = "") -> list[Contestant]:
     """The disk, in the two ways that are best on one disk or another, and fresh memory."""
     memory = _MEMORY if device == "cpu" else _DEVICE_MEMORY
     return [
-        Contestant("disk, 1 thread", "disk", _DISK, {"threads": 1}),
-        Contestant("disk, 4 threads", "disk", _DISK, {"threads": 4}),
+        Contestant("disk, 1 thread", "disk", _DISK, {"threads": 1, "piece_mib": 8}),
+        Contestant("disk, 4 threads", "disk", _DISK, {"threads": 4, "piece_mib": 2}),
         Contestant("memory", "memory", memory, device=device, setup=setup),
     ]
 

@@ -74,6 +74,7 @@ class Run:
         kind: Its kind.
         device: Where the weights went.
         is_private: See `Contestant`.
+        maps: See `Contestant`.
         state: What was wanted of the page cache.
         round: Number, from 0.
         result: None if it failed or was discarded.
@@ -91,6 +92,7 @@ class Run:
     kind: str
     device: str
     is_private: bool
+    maps: bool
     state: State
     round: int
     result: Result | None = None
@@ -173,6 +175,7 @@ def run_once(step: Step, *, timeout_s: float = TIMEOUT_S, rest_s: float = REST_S
         "kind": one.kind,
         "device": one.device,
         "is_private": one.is_private,
+        "maps": one.maps,
         "state": step.state,
         "round": step.round,
     }
@@ -194,7 +197,9 @@ def run_once(step: Step, *, timeout_s: float = TIMEOUT_S, rest_s: float = REST_S
             result = Result(**child.expect("result", timeout_s))
             about["others_share"] = others.share(result.cpu_s)
             # What `auto` leaves is known only now.
-            about["is_private"] = one.is_private and not result.notes.get("mapped", False)
+            is_mapped = bool(result.notes.get("mapped", False))
+            about["is_private"] = one.is_private and not is_mapped
+            about["maps"] = one.maps or is_mapped
             left = residency(target.files)
             digest = None
             if step.wants_digest:

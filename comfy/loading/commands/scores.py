@@ -28,6 +28,7 @@ class Score:
         kind: Its kind.
         device: Where the weights went.
         is_private: See `Contestant`.
+        maps: See `Contestant`.
         state: Of the page cache at the start.
         runs: How many counted.
         discarded: How many began in a wrong state.
@@ -39,7 +40,8 @@ class Score:
         rate: Median, bytes per second.
         of_disk: Share of the disk's rate in the same round, median; None where it does not apply.
         of_memory: Share of the rate at which fresh memory takes bytes, likewise.
-        peak_bytes: Highest memory over the baseline, host and device, of all runs.
+        peak_bytes: Highest memory over the baseline, host and device, of all runs; with pages
+            of the file where it is mapped.
         cached_left: Share of the file in the page cache right after, median; None if unknown.
         disk_bytes: Read from storage, median; None if unknown.
         cpu_s: CPU time, median.
@@ -54,6 +56,7 @@ class Score:
     kind: str
     device: str
     is_private: bool
+    maps: bool
     state: State
     runs: int
     discarded: int
@@ -84,9 +87,20 @@ class Score:
         """Peak over the weights' size."""
         return None if self.peak_bytes is None or not self.nbytes else self.peak_bytes / self.nbytes
 
+    @property
+    def pool_share(self) -> float | None:
+        """What it takes of one pool of memory over the weights' size: peak, and cache left.
+
+        Pages of a mapped file are both; they count once.
+        """
+        if self.peak_share is None:
+            return None
+        return self.peak_share + (0.0 if self.maps else self.cached_left or 0.0)
+
     def to_json(self) -> dict[str, Any]:
         """Make plain values of it."""
-        return {**asdict(self), "peak_share": self.peak_share}
+        shares = {"peak_share": self.peak_share, "pool_share": self.pool_share}
+        return {**asdict(self), **shares}
 
 
 def score(runs: Sequence[Run]) -> list[Score]:
@@ -130,6 +144,7 @@ def _score(group: Sequence[Run], ceilings: _Ceilings, truth: dict[str, str]) -> 
         kind=first.kind,
         device=first.device,
         is_private=first.is_private,
+        maps=first.maps,
         state=first.state,
         runs=len(good),
         discarded=sum(run.was_discarded for run in group),
