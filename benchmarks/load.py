@@ -154,6 +154,13 @@ def _conclude(
     was_stopped: bool,
 ) -> int:
     scores = in_order(score(runs), everybody)
+    sections = report.sections(targets, scores)
+    for section in sections:
+        console.print(section.as_table())
+        console.print("\n".join(section.remarks), highlight=False)
+    if was_stopped:
+        console.print("Stopped early; nothing was written.")
+        return 130
     told: dict[str, Any] = as_json(runs, scores, torch.device("cpu"), arguments.rounds)
     told |= {
         "sets": {letter: target.path for letter, target in targets.items()},
@@ -162,19 +169,12 @@ def _conclude(
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "load.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    sections = report.sections(targets, scores)
-    for section in sections:
-        console.print(section.as_table())
-        console.print("\n".join(section.remarks), highlight=False)
     text = report.as_markdown(sections, told)
     (arguments.out / "load.md").write_text(text, encoding="utf-8")
     for letter, target in targets.items():
         of_set = [one for one in scores if one.path == target.path]
         report.plot(arguments.out / f"load_{letter}.png", files.TITLES[letter], of_set)
     console.print(f"Written: {arguments.out}/load.json, load.md, load_*.png")
-    if was_stopped:
-        console.print("Stopped early.")
-        return 130
     return int(any(one.kind == "ours" and one.runs == 0 for one in scores))
 
 

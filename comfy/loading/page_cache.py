@@ -140,6 +140,17 @@ def subtract(whole: Range, holes: Sequence[Range]) -> Iterator[Range]:
         yield position, end
 
 
+def merge(ranges: Sequence[Range]) -> list[Range]:
+    """Join ranges that touch or overlap, in any order given; the result is in order."""
+    merged: list[Range] = []
+    for start, end in sorted(ranges):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
 def probe_direct(fd: int, size: int) -> int:
     """Find out whether reads of this file can go around the page cache.
 
@@ -235,7 +246,15 @@ class PolicyReader:
 
     def __exit__(self, *exc_info: object) -> None:
         with self._stack:
-            self._clean(self._touched)
+            # Once more, as a whole: the system drops no large folio of which a window is a part.
+            self._clean(self._all_touched())
+
+    def _all_touched(self) -> list[Range]:
+        merged = merge(self._touched)
+        size = self._file.size
+        if self._cache == "evict" and 2 * sum(end - start for start, end in merged) >= size:
+            return [(0, size)]
+        return merged
 
     def _open_direct(self) -> None:
         raw = _open_direct(self._fd)

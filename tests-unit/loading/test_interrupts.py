@@ -76,7 +76,7 @@ def test_interrupt_while_waiting_for_slow_copies_ends_the_load_at_once(
 ) -> None:
     loader = way.loader()
     state = loader.open(LoadRequest(path=str(path), device=None)).state_dict
-    # 32 MiB would take three seconds.
+    # All of it would take more than two seconds.
     simgpu.copies.delay_s_per_mib = 0.1
     sent: list[float] = []
 

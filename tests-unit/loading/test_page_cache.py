@@ -14,6 +14,7 @@ from comfy.loading.errors import TruncatedWeightFile
 from comfy.loading.page_cache import (
     PolicyReader,
     drop,
+    merge,
     probe_direct,
     resident_bytes,
     resident_ranges,
@@ -122,6 +123,26 @@ def test_evict_leaves_nothing_of_a_warm_file(file: WeightFile, direct: bool) -> 
     assert cached(file) <= SIZE * 0.01
 
 
+def test_evict_leaves_nothing_of_a_file_that_is_cached_in_large_folios(tmp_path: Path) -> None:
+    path = tmp_path / "large.bin"
+    with path.open("wb") as out:
+        for _ in range(4):
+            out.write(os.urandom(16 * MIB))
+        out.flush()
+        os.fsync(out.fileno())
+    file = FileTable().open(path)
+    with file.reading() as fd:
+        drop(fd, 0, file.size)
+        # Sequential reads make the system cache in folios larger than a page.
+        for offset in range(0, file.size, MIB):
+            os.pread(fd, MIB, offset)
+    region = writable_bytes(anonymous(3 * MIB))
+    with PolicyReader(file, "evict") as reader:
+        for offset in range(5000, file.size, 700_000):
+            reader.read(region, offset, min(700_000, file.size - offset))
+    assert cached(file) <= file.size * 0.01
+
+
 def test_refused_direct_read_is_read_buffered(
     file: WeightFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +204,20 @@ def test_resident_ranges_find_the_warm_part(file: WeightFile) -> None:
     assert start <= 4 * MIB
     assert end >= 8 * MIB
     assert end - start <= 6 * MIB
+
+
+@pytest.mark.parametrize(
+    ("ranges", "joined"),
+    [
+        ([], []),
+        ([(0, 5), (5, 9)], [(0, 9)]),
+        ([(5, 9), (0, 6)], [(0, 9)]),
+        ([(0, 9), (2, 3)], [(0, 9)]),
+        ([(0, 2), (3, 5)], [(0, 2), (3, 5)]),
+    ],
+)
+def test_merge(ranges: list[tuple[int, int]], joined: list[tuple[int, int]]) -> None:
+    assert merge(ranges) == joined
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,8 @@ def nothing_left_behind(
         AssertionError: Listing what is left.
     """
     gc.collect()
+    # Else what others freed would be given back later, and hide what is left behind.
+    _trim()
     before = _Belongings(device_bytes)
     yield
     deadline = time.monotonic() + within_s
