@@ -43,7 +43,8 @@ format: $(STAMP) ## Mend what ruff can mend
 	$(PY) -m ruff format $(SOURCES)
 
 bench: $(STAMP) ## Compare our strategies with the peers that are installed
-	$(PY) benchmarks/load.py
+	-$(PIP) install -r benchmarks/requirements.txt -c constraints.txt
+	$(PY) -m benchmarks.load
 
 clean: ## Remove the environment and all caches
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""What is wanted of a transfer, and the memory that each wanted weight goes to."""
+"""What is wanted of a transfer, how it reads, and the memory that each wanted weight goes to."""
 
 from __future__ import annotations
 
@@ -8,9 +8,28 @@ from dataclasses import dataclass
 
 import torch
 
+from comfy.loading.page_cache import CacheEffect
 from comfy.loading.pages import SMALL_BYTES, anonymous, typed
 from comfy.loading.weight_file import WeightSlice
 from comfy.loading.windows import Piece
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPolicy:
+    """How files are read.
+
+    Attributes:
+        threads: Reader threads.
+        piece_bytes: Most bytes of one request into host memory.
+        direct: Go around the page cache where possible.
+        cache: What becomes of the page cache.
+    """
+
+    threads: int = 1
+    piece_bytes: int = 8 * 1024 * 1024
+    direct: bool = False
+    cache: CacheEffect = "keep"
+
 
 # Torch has no copy kernel for packed 4-bit floats, and an exponent alone is a scale, not a weight.
 _NEVER_CAST = frozenset(

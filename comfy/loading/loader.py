@@ -22,7 +22,7 @@ from comfy.loading.contents import (
     replace_nested,
     restride,
 )
-from comfy.loading.destinations import Want
+from comfy.loading.destinations import ReadPolicy, Want
 from comfy.loading.errors import forget_frames
 from comfy.loading.hardware import HardwareProfile, default_device, probe
 from comfy.loading.mover import Mover
@@ -32,7 +32,7 @@ from comfy.loading.reader import CancelToken, Progress
 from comfy.loading.registry import OpenContext, StrategyRegistry
 from comfy.loading.rings import Rings, with_index
 from comfy.loading.survey import availability, cached_bytes, gather_facts
-from comfy.loading.transfer import ReadPolicy, Transfer
+from comfy.loading.transfer import Transfer
 from comfy.loading.usage import MemoryReport, PeakSampler, sample
 from comfy.loading.weight_file import FileTable
 

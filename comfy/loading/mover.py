@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from comfy.loading.destinations import Want
+from comfy.loading.destinations import ReadPolicy, Want
 from comfy.loading.errors import NotEnoughMemory
 from comfy.loading.hardware import HardwareProfile
 from comfy.loading.memory import default_reserve, device_pool, host_pool
@@ -29,7 +29,7 @@ from comfy.loading.placing import (
 from comfy.loading.plan import staging_shape
 from comfy.loading.reader import CancelToken, Progress
 from comfy.loading.rings import Rings, with_index
-from comfy.loading.transfer import ReadPolicy, Transfer
+from comfy.loading.transfer import Transfer
 from comfy.loading.weight_file import WeightFile, WeightSlice
 
 # A thread costs more than it brings for reads below this size.

@@ -33,11 +33,12 @@ def round_down(value: int, unit: int) -> int:
     return value // unit * unit
 
 
-def anonymous(nbytes: int) -> torch.Tensor:
+def anonymous(nbytes: int, *, huge: bool = False) -> torch.Tensor:
     """Allocate whole pages of private anonymous memory, untouched.
 
     Args:
         nbytes: Size in bytes; above 0.
+        huge: Ask for huge pages; direct reads into them are up to twice as fast.
 
     Returns:
         A uint8 tensor of shape (nbytes,), page-aligned; its pages go back to the system when
@@ -46,7 +47,7 @@ def anonymous(nbytes: int) -> torch.Tensor:
     Raises:
         MemoryError: If the system has no more.
     """
-    return _as_tensor(_anonymous_map(nbytes), 0, nbytes)
+    return _as_tensor(_anonymous_map(nbytes, huge), 0, nbytes)
 
 
 def anonymous_at(lead: int, nbytes: int, *, huge: bool = False) -> tuple[torch.Tensor, memoryview]:
@@ -67,10 +68,7 @@ def anonymous_at(lead: int, nbytes: int, *, huge: bool = False) -> tuple[torch.T
     Raises:
         MemoryError: If the system has no more.
     """
-    block = _anonymous_map(round_up(lead + nbytes, PAGE_BYTES))
-    if huge and nbytes >= 2 * _HUGE_PAGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):
-            block.madvise(mmap.MADV_HUGEPAGE)
+    block = _anonymous_map(round_up(lead + nbytes, PAGE_BYTES), huge)
     return _as_tensor(block, lead, nbytes), memoryview(block)
 
 
@@ -79,14 +77,18 @@ def _as_tensor(block: mmap.mmap, lead: int, nbytes: int) -> torch.Tensor:
         return torch.frombuffer(block, dtype=torch.uint8, count=nbytes, offset=lead)
 
 
-def _anonymous_map(nbytes: int) -> mmap.mmap:
+def _anonymous_map(nbytes: int, huge: bool) -> mmap.mmap:
     try:
         if sys.platform == "win32":  # pragma: no cover - the page file backs it there
             return mmap.mmap(-1, nbytes)
         # Python's default is a shared mapping: it counts as shmem and faults at half the speed.
-        return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        block = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, ValueError) as err:
         raise MemoryError(f"the system gave no {nbytes:,} bytes of memory: {err}") from err
+    if huge and nbytes >= 2 * _HUGE_PAGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):
+            block.madvise(mmap.MADV_HUGEPAGE)
+    return block
 
 
 def writable_bytes(tensor: torch.Tensor) -> memoryview:

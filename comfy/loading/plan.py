@@ -10,7 +10,6 @@ import difflib
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from comfy.loading.decision_table import (
     ROWS,
@@ -25,6 +24,7 @@ from comfy.loading.decision_table import (
 )
 from comfy.loading.errors import NotEnoughMemory, StrategyUnavailable, UnknownStrategy
 from comfy.loading.memory import MIB, MemoryNeed
+from comfy.loading.page_cache import CacheEffect
 
 __all__ = [
     "Facts",
@@ -37,7 +37,6 @@ __all__ = [
     "staging_shape",
 ]
 
-CacheEffect = Literal["keep", "drop", "evict"]
 Available = Mapping[str, "str | None"]
 """Names of strategies, each with None or the reason why it cannot be used."""
 

@@ -18,7 +18,7 @@ from typing import ClassVar, Protocol, cast
 
 import torch
 
-from comfy.loading.destinations import cast_dtype
+from comfy.loading.destinations import ReadPolicy, cast_dtype
 from comfy.loading.errors import UnknownStrategy
 from comfy.loading.hardware import HardwareProfile
 from comfy.loading.homes import Fetcher
@@ -26,7 +26,7 @@ from comfy.loading.memory import MemoryNeed
 from comfy.loading.plan import ALIASES, LoadPlan, LoadRequest
 from comfy.loading.reader import CancelToken, Progress
 from comfy.loading.storage import StorageProfile
-from comfy.loading.transfer import ReadPolicy, Transfer
+from comfy.loading.transfer import Transfer
 from comfy.loading.weight_file import WeightSlice
 
 logger = logging.getLogger(__name__)

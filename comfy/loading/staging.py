@@ -33,7 +33,7 @@ class Slot:
     __slots__ = ("_copies", "_event", "bytes", "is_registered", "region")
 
     def __init__(self, nbytes: int) -> None:
-        self.bytes = anonymous(nbytes)
+        self.bytes = anonymous(nbytes, huge=True)
         # First touch costs more than the read into it; pay once, here.
         self.bytes.zero_()
         self.region = writable_bytes(self.bytes)

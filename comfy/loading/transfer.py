@@ -12,15 +12,16 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 
-from comfy.loading.destinations import Destination, Want, host_memory
+from comfy.loading.destinations import Destination, ReadPolicy, Want, host_memory
 from comfy.loading.devices import Copy, DevicePort, Event, device_errors
-from comfy.loading.page_cache import DIRECT_BLOCK_BYTES, CacheEffect, PolicyReader
+from comfy.loading.page_cache import DIRECT_BLOCK_BYTES, PolicyReader
 from comfy.loading.pages import (
     anonymous,
     anonymous_at,
@@ -39,23 +40,6 @@ from comfy.loading.windows import Piece, Window, plan_windows
 IN_PLACE_BYTES = 1024 * 1024
 # Weights of any dtype may be viewed as those of another; what lies askew in the file is moved.
 ALIGN_BYTES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class ReadPolicy:
-    """How files are read.
-
-    Attributes:
-        threads: Reader threads.
-        piece_bytes: Most bytes of one request into host memory.
-        direct: Go around the page cache where possible.
-        cache: What becomes of the page cache.
-    """
-
-    threads: int = 1
-    piece_bytes: int = 8 * 1024 * 1024
-    direct: bool = False
-    cache: CacheEffect = "keep"
 
 
 class Transfer:
@@ -147,10 +131,10 @@ class Transfer:
         with PolicyReader(
             file, self._policy.cache, direct=self._policy.direct, extent=extent
         ) as reader:
-            if self._port is None:
+            if self._ring is None:
                 yield from _HostMove(self, reader, pending).run()
             else:
-                yield from _DeviceMove(self, reader, pending).run()
+                yield from _DeviceMove(self, reader, pending, self._ring).run()
             # While the descriptor is open: the bytes of a file that was deleted are still there.
             file.check_identity()
 
@@ -292,13 +276,16 @@ class _HostMove(_Move):
                 source = raw[begin : begin + piece.nbytes]
                 if destination.casts:
                     source = bytes_as(source, destination.want.source.dtype)
-                destination.part(piece).copy_(source)
+                    destination.part(piece).copy_(source)
+                else:
+                    # Torch would start a team of threads of its own for each reader.
+                    np.copyto(destination.part(piece).numpy(), source.numpy())
 
     def _thread_scratch(self, window: Window) -> tuple[torch.Tensor, memoryview]:
         needed = round_up(window.offset % DIRECT_BLOCK_BYTES + window.nbytes, DIRECT_BLOCK_BYTES)
         raw: torch.Tensor | None = getattr(self._scratch, "raw", None)
         if raw is None or raw.numel() < needed:
-            raw = anonymous(needed)
+            raw = anonymous(needed, huge=self.transfer._policy.direct)
             self._scratch.raw = raw
         return raw, writable_bytes(raw)
 
@@ -306,10 +293,19 @@ class _HostMove(_Move):
 class _DeviceMove(_Move):
     """Reads into staging slots and copies from there to the device."""
 
+    def __init__(
+        self,
+        transfer: Transfer,
+        reader: PolicyReader,
+        destinations: list[Destination],
+        ring: StagingRing,
+    ) -> None:
+        super().__init__(transfer, reader, destinations)
+        self.ring = ring
+        self.port = ring.port
+
     def run(self) -> Iterator[tuple[Want, torch.Tensor]]:
-        ring, port = self.transfer._ring, self.transfer._port
-        assert ring is not None
-        assert port is not None
+        ring = self.ring
         work = list(self.windows(range(len(self.destinations)), ring.slot_bytes))
         filling = self._filled(work, min(self.transfer._policy.threads, len(ring.slots)))
         arriving: deque[_Arrival] = deque()
@@ -338,49 +334,41 @@ class _DeviceMove(_Move):
     def _fill(self, window: Window) -> _Filled | None:
         """Fill a slot, in a reader thread."""
         self.transfer._check(window.file)
-        ring = self.transfer._ring
-        assert ring is not None
-        slot = ring.acquire(self.stop.is_set)
+        slot = self.ring.acquire(self.stop.is_set)
         if slot is None:
             return None
         try:
             first = self.reader.read(slot.region, window.offset, window.nbytes, self.name(window))
         except BaseException:
-            ring.release(slot)
+            self.ring.release(slot)
             raise
         return window, slot, first
 
     def _discard(self, filled: _Filled) -> None:
-        assert self.transfer._ring is not None
-        self.transfer._ring.release(filled[1])
+        self.ring.release(filled[1])
 
     def _upload(self, window: Window, slot: Slot, first: int) -> _Arrival:
         """Start the copies out of a slot; it is given back with their event, come what may."""
-        transfer = self.transfer
-        assert transfer._ring is not None
-        assert transfer._port is not None
         copies: list[Copy] = []
         event: Any = None
         try:
-            transfer._check(window.file)
+            self.transfer._check(window.file)
             with self.destinations[window.pieces[0].index].mode():
                 copies = [self._copy(piece, slot, first) for piece in window.pieces]
                 with self._errors(window):
-                    event = transfer._port.upload(copies)
+                    event = self.port.upload(copies)
         except BaseException:
             copies = []
             raise
         finally:
-            transfer._ring.release(slot, event, copies)
-        transfer.bytes_uploaded += window.nbytes
+            self.ring.release(slot, event, copies)
+        self.transfer.bytes_uploaded += window.nbytes
         return event, window, self.finish(window)
 
     def _errors(self, window: Window) -> AbstractContextManager[None]:
         """Give a device's errors the names of what was on its way."""
-        port = self.transfer._port
-        assert port is not None
         name = self.name(window)
-        return device_errors(port, window.nbytes, path=window.file.path, tensor=name)
+        return device_errors(self.port, window.nbytes, path=window.file.path, tensor=name)
 
     def _copy(self, piece: Piece, slot: Slot, first: int) -> Copy:
         destination = self.destinations[piece.index]
@@ -393,18 +381,16 @@ class _DeviceMove(_Move):
         return source, destination.part(piece)
 
     def _device_memory(self, destination: Destination) -> torch.Tensor:
-        port, source = self.transfer._port, destination.want.source
-        assert port is not None
-        with device_errors(port, destination.nbytes, path=source.file.path, tensor=source.name):
-            raw = port.empty(destination.nbytes)
+        source, size = destination.want.source, destination.nbytes
+        with device_errors(self.port, size, path=source.file.path, tensor=source.name):
+            raw = self.port.empty(size)
         return raw.view(destination.want.dtype) if destination.casts else raw
 
     def _arrived(self, arrival: _Arrival) -> Iterator[tuple[Want, torch.Tensor]]:
         event, window, complete = arrival
         if event is not None:
-            assert self.transfer._port is not None
             with self._errors(window):
-                self.transfer._port.wait(event)
+                self.port.wait(event)
         for destination in complete:
             yield destination.want, destination.result()
             destination.drop()

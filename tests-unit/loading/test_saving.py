@@ -229,7 +229,8 @@ _PEAK = """
         from comfy.loading.header import read_header
         from comfy.loading.file_tensor import FileTensor
         from comfy.loading.destinations import Want
-        from comfy.loading.transfer import ReadPolicy, Transfer
+        from comfy.loading.destinations import ReadPolicy
+        from comfy.loading.transfer import Transfer
         from comfy.loading.weight_file import FileTable
 
         class Fetcher:

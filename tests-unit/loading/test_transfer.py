@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from comfy.loading.contents import read_contents
-from comfy.loading.destinations import Want
+from comfy.loading.destinations import ReadPolicy, Want
 from comfy.loading.devices import open_port
 from comfy.loading.errors import LoadCancelled, NotEnoughMemory, WeightFileChanged
 from comfy.loading.reader import CancelToken
 from comfy.loading.staging import StagingRing
 from comfy.loading.testing import as_bytes, descriptors_of, sample_tensors, write_raw
-from comfy.loading.transfer import ReadPolicy, Transfer
+from comfy.loading.transfer import Transfer
 from comfy.loading.weight_file import FileTable, WeightSlice
 from support.simulated_device import SimulatedDevice
 
