@@ -247,6 +247,8 @@ def is_small(case: Case) -> Finding:
 
 def unified(case: Case) -> Finding:
     """Device memory is host memory."""
+    if case.on_cpu:
+        return False, "the CPU executes"
     return _either(case.is_unified, "unified memory", "the device has memory of its own")
 
 

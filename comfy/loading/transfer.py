@@ -21,6 +21,7 @@ import torch
 
 from comfy.loading.destinations import Destination, ReadPolicy, Want, host_memory
 from comfy.loading.devices import Copy, DevicePort, Event, device_errors
+from comfy.loading.errors import forget_frames
 from comfy.loading.page_cache import DIRECT_BLOCK_BYTES, PolicyReader
 from comfy.loading.pages import (
     anonymous,
@@ -97,8 +98,11 @@ class Transfer:
             destinations = [Destination(want) for want in group]
             try:
                 yield from self._one_file(destinations)
+            except BaseException as err:
+                # Whoever keeps the error must not keep weights: the frames of readers hold them.
+                forget_frames(err)
+                raise
             finally:
-                # A caught error's traceback keeps these objects; it must not keep the weights.
                 for destination in destinations:
                     destination.drop()
 

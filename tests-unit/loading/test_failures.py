@@ -32,6 +32,7 @@ from comfy.loading.reader import CancelToken
 from support import faults
 from support.census import descriptors_of
 from support.faults import AtByte
+from support.files import evict, write_large
 from support.loads import (
     HALF_WAY_BYTES,
     MIB,
@@ -141,6 +142,8 @@ def test_read_error_half_way_fails_the_load_and_leaves_nothing(
     path: Path, expected: str, simgpu: SimulatedDevice, way: Way
 ) -> None:
     loader = way.loader()
+    # Cold, so that the readers are not done before the fault is there.
+    evict(path)
     with contextlib.ExitStack() as stack:
         progress = AtByte(HALF_WAY_BYTES, lambda: stack.enter_context(faults.unreadable(path)))
         # What the fault itself holds is given back first, hence the order of the contexts.
@@ -155,6 +158,27 @@ def test_read_error_half_way_fails_the_load_and_leaves_nothing(
     assert "at byte" in str(caught.value)
     assert digest(way.load(loader, path)) == expected
     loader.close()
+
+
+@pytest.mark.parametrize("where", ["cpu", "simgpu:0"])
+def test_error_that_is_held_keeps_nothing_of_a_large_weight(
+    tmp_path: Path, simgpu: SimulatedDevice, where: str
+) -> None:
+    # Many requests, so that most are still to come when the first is done.
+    size = 3 * MODEL_BYTES
+    path = write_large(tmp_path / "one.safetensors", size, largest_bytes=size)
+    loader = Way("file-slice", where).loader(threads=1)
+    state = loader.open(LoadRequest(path=str(path), device=None)).state_dict
+    (name,) = state
+    evict(path)
+    with contextlib.ExitStack() as stack:
+        progress = AtByte(MIB, lambda: stack.enter_context(faults.unreadable(path)))
+        with gives_all_back(loader):
+            with pytest.raises(WeightReadFailed) as caught:
+                loader.place(state, where, progress=progress)
+            stack.close()
+            assert caught.value.__traceback__ is not None
+    assert state[name].is_in_file  # type: ignore[attr-defined]
 
 
 def test_truncated_file_is_told_with_tensor_and_numbers(

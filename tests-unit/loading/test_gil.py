@@ -170,7 +170,8 @@ def _wait_without_the_lock() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs usleep of the C library")
 def test_a_held_lock_is_seen_each_time() -> None:
     found = [stalls(_hold_the_lock).longest_s for _ in range(TRIES)]
-    assert min(found) >= CONTROL_S * 0.9
+    # Waiting for the lock costs turns on the processor, which are not counted.
+    assert min(found) >= 2 * LONGEST_STALL_S
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs usleep of the C library")
