@@ -38,7 +38,8 @@ def anonymous(nbytes: int, *, huge: bool = False) -> torch.Tensor:
 
     Args:
         nbytes: Size in bytes; above 0.
-        huge: Ask for huge pages; direct reads into them are up to twice as fast.
+        huge: Ask for huge pages: for memory that is used again and again, where direct reads
+            are up to twice as fast. Filling fresh ones is not (docs/experiments.md).
 
     Returns:
         A uint8 tensor of shape (nbytes,), page-aligned; its pages go back to the system when
@@ -50,7 +51,7 @@ def anonymous(nbytes: int, *, huge: bool = False) -> torch.Tensor:
     return _as_tensor(_anonymous_map(nbytes, huge), 0, nbytes)
 
 
-def anonymous_at(lead: int, nbytes: int, *, huge: bool = False) -> tuple[torch.Tensor, memoryview]:
+def anonymous_at(lead: int, nbytes: int) -> tuple[torch.Tensor, memoryview]:
     """Allocate memory for bytes that lie `lead` bytes behind a page boundary, as in their file.
 
     Direct reads of whole blocks can then end in the tensor's own memory.
@@ -58,8 +59,6 @@ def anonymous_at(lead: int, nbytes: int, *, huge: bool = False) -> tuple[torch.T
     Args:
         lead: Distance from the page boundary, in bytes.
         nbytes: Size of the tensor in bytes; above 0.
-        huge: Ask for huge pages. They make direct reads into fresh memory about 1.5 times as
-            fast, and threaded buffered ones slower (2 cores, Linux 6.18, 2026-11).
 
     Returns:
         A uint8 tensor of shape (nbytes,) whose storage begins with it, and the whole pages
@@ -68,7 +67,7 @@ def anonymous_at(lead: int, nbytes: int, *, huge: bool = False) -> tuple[torch.T
     Raises:
         MemoryError: If the system has no more.
     """
-    block = _anonymous_map(round_up(lead + nbytes, PAGE_BYTES), huge)
+    block = _anonymous_map(round_up(lead + nbytes, PAGE_BYTES))
     return _as_tensor(block, lead, nbytes), memoryview(block)
 
 
@@ -77,7 +76,7 @@ def _as_tensor(block: mmap.mmap, lead: int, nbytes: int) -> torch.Tensor:
         return torch.frombuffer(block, dtype=torch.uint8, count=nbytes, offset=lead)
 
 
-def _anonymous_map(nbytes: int, huge: bool) -> mmap.mmap:
+def _anonymous_map(nbytes: int, huge: bool = False) -> mmap.mmap:
     try:
         if sys.platform == "win32":  # pragma: no cover - the page file backs it there
             return mmap.mmap(-1, nbytes)

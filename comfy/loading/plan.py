@@ -220,17 +220,18 @@ def _plan(case: Case, row: Row, name: str, number: int, reasons: tuple[str, ...]
         need = case.need(name, on_demand=True)
     if case.shortfall(need) is not None:
         raise _too_large(case, need)
-    slots, slot_bytes = staging_shape(facts.options.staging_bytes, facts.profile.page_bytes)
     cache = _cache(case, row)
+    direct = name != "mmap" and _direct(case, row, cache)
+    slots, slot_bytes = staging_shape(facts.options.staging_bytes, facts.profile.page_bytes)
     piece = _REMOTE_PIECE_BYTES if case.is_remote else _PIECE_BYTES
     return LoadPlan(
         strategy=name,
         need=need,
         slots=slots,
         slot_bytes=slot_bytes,
-        threads=_threads(case, row),
+        threads=_threads(case, row, direct),
         piece_bytes=piece if case.on_cpu else min(piece, slot_bytes),
-        direct=name != "mmap" and _direct(case, row, cache),
+        direct=direct,
         cache=cache,
         row=number,
         reasons=reasons,
@@ -260,7 +261,7 @@ def _direct(case: Case, row: Row, cache: CacheEffect) -> bool:
     return storage.direct_block_bytes > 0 and case.hot < WARM_FRACTION
 
 
-def _threads(case: Case, row: Row) -> int:
+def _threads(case: Case, row: Row, direct: bool) -> int:
     facts = case.facts
     if facts.options.threads:
         return facts.options.threads
@@ -270,7 +271,11 @@ def _threads(case: Case, row: Row) -> int:
     if case.is_remote:
         low, high = _REMOTE_THREADS
         return min(high, max(low, cpus))
-    return 1 if facts.storage.is_rotational else min(_LOCAL_THREADS, max(1, cpus))
+    if facts.storage.is_rotational:
+        return 1
+    # Around the cache a thread waits for the disk, and the others fill memory meanwhile: four are
+    # faster than two on two cores, too (docs/experiments.md).
+    return _LOCAL_THREADS if direct else min(_LOCAL_THREADS, max(1, cpus))
 
 
 def _usual(case: Case) -> str:

@@ -254,7 +254,7 @@ class _HostMove(_Move):
         with self._allocating:
             if destination.flat is None:
                 destination.flat, destination.region = anonymous_at(
-                    lead, destination.want.source.nbytes, huge=self.transfer._policy.direct
+                    lead, destination.want.source.nbytes
                 )
             region = destination.region
         assert region is not None

@@ -331,6 +331,12 @@ def test_threads_follow_disk_and_cores(cpus: int, disk: Any, threads: int) -> No
     assert choose(profile=profile(cpu_count=cpus), storage=disk).threads == threads
 
 
+def test_direct_reads_take_more_threads_than_cores() -> None:
+    plan = choose(profile=profile(cpu_count=2), storage=NVME, options={"cache": "drop"})
+    assert plan.direct
+    assert plan.threads == 4
+
+
 def test_small_file_is_read_by_one_thread() -> None:
     assert choose(file_bytes=MIB).threads == 1
 
