@@ -27,6 +27,7 @@ from comfy.loading.errors import forget_frames
 from comfy.loading.hardware import HardwareProfile, default_device, probe
 from comfy.loading.mover import Mover
 from comfy.loading.options import LoadOptions, Switch, from_environ
+from comfy.loading.placing import target_dtype
 from comfy.loading.plan import Facts, LoadPlan, LoadRequest, resolve
 from comfy.loading.reader import CancelToken, Progress
 from comfy.loading.registry import OpenContext, StrategyRegistry
@@ -151,6 +152,8 @@ class Loader:
             LoadError: Of the kind that fits; nothing half-loaded is left.
         """
         chosen = self.options if options is None else options
+        if request.device is not None and request.device.type == "meta":
+            return self._describe(request, chosen)
         if request.device is not None:
             request = replace(request, device=with_index(request.device))
         started = time.perf_counter()
@@ -171,6 +174,18 @@ class Loader:
             holds.clear()
         logger.info("%s", report.line())
         return LoadedFile(state, contents.metadata, plan, report)
+
+    def _describe(self, request: LoadRequest, options: LoadOptions) -> LoadedFile:
+        """Load onto the meta device: shapes and dtypes, and no weight byte."""
+        slices = replace(options, strategy="file-slice")
+        loaded = self.open(replace(request, device=None, dtype=None), options=slices)
+        state = {
+            key: value.to("meta", target_dtype(value, request.dtype))
+            if isinstance(value, torch.Tensor)
+            else value
+            for key, value in loaded.state_dict.items()
+        }
+        return replace(loaded, state_dict=state)
 
     def plan(self, request: LoadRequest, options: LoadOptions | None = None) -> tuple[Facts, Any]:
         """Gather facts and availability for a request, and load nothing; for `doctor`."""

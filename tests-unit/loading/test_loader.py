@@ -86,6 +86,17 @@ def test_index_of_a_device_is_honoured(
     assert contents(state) == contents(weights())
 
 
+def test_meta_device_gets_shapes_and_dtypes_and_reads_no_weight(path: Path) -> None:
+    request = LoadRequest(path=str(path), device=torch.device("meta"), dtype=torch.float16)
+    loaded = Loader(LoadOptions(), run_device="cpu").open(request)
+    for name, tensor in weights().items():
+        found = loaded.state_dict[name]
+        assert found.device.type == "meta", name
+        assert found.shape == tensor.shape, name
+        assert found.dtype == (torch.float16 if tensor.is_floating_point() else tensor.dtype), name
+    assert loaded.report.bytes_read == 0
+
+
 def test_device_without_index_is_the_current_one(path: Path, simgpu: SimulatedDevice) -> None:
     state = open_file(path, "file-slice", device=torch.device("simgpu")).state_dict
     assert {tensor.device for tensor in state.values()} == {torch.device("simgpu:0")}

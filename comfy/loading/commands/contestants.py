@@ -170,6 +170,8 @@ def prepare_safetensors(job: Job) -> Callable[[], Outcome]:
 def prepare_device_memory(job: Job) -> Callable[[], Outcome]:
     """Copy as many bytes as the weights have into fresh memory of the device, in one thread."""
     device = awake(job.device)
+    # A device in host memory would otherwise be filled by a team of threads.
+    torch.set_num_threads(1)
     source = torch.ones(64 * 1024 * 1024, dtype=torch.uint8)
     if device.type == "cuda":
         source = source.pin_memory()
