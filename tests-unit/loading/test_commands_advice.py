@@ -82,7 +82,7 @@ ORDINARY = {
     "RTX 5090": (machines.RTX_5090, "memory of its own"),
     "Grace Hopper": (machines.GH200, "memory of its own"),
     "Arc": (machines.ARC, "memory of its own"),
-    "DirectML": (machines.DIRECTML, "Nothing is known"),
+    "DirectML": (machines.profile("directml"), "Nothing is known"),
 }
 
 
