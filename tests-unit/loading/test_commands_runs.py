@@ -42,7 +42,7 @@ LOADERS = """
     def allocate(job):
         print("libraries print")
         def act():
-            kept = bytearray(os.urandom(1 << 20) * job.arguments["mib"])
+            kept = bytearray(os.urandom(1 << 20)) * job.arguments["mib"]
             return Outcome(kept, len(kept), {"path": job.path})
         return act
 
