@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 PYTEST := $(PY) -m pytest
-SOURCES := comfy tests-unit $(wildcard tools benchmarks)
+SOURCES := .
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast lint format bench clean
