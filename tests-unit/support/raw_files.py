@@ -190,6 +190,19 @@ def _content(spec: Spec, seed: int) -> Iterator[memoryview]:
         window += 104_729
 
 
+def header_of(
+    specs: Sequence[Spec], metadata: Mapping[str, str] | None = None, *, multiple: int = 8
+) -> bytes:
+    """The length and the header of a file that holds `specs` in this order."""
+    entries: dict[str, object] = {}
+    position = 0
+    for spec in specs:
+        entries[spec.name] = _entry(
+            spec.encoding, spec.shape, position, position := position + spec.nbytes
+        )
+    return _header(entries, metadata, multiple=multiple)
+
+
 def write_specs(
     path: str | os.PathLike[str],
     specs: Sequence[Spec],
@@ -199,14 +212,8 @@ def write_specs(
     header_multiple: int = 8,
 ) -> Path:
     """Write a safetensors file of random finite values, never holding more than a MiB of it."""
-    entries: dict[str, object] = {}
-    position = 0
-    for spec in specs:
-        entries[spec.name] = _entry(
-            spec.encoding, spec.shape, position, position := position + spec.nbytes
-        )
     with open(path, "wb") as file:
-        file.write(_header(entries, metadata, multiple=header_multiple))
+        file.write(header_of(specs, metadata, multiple=header_multiple))
         for spec in specs:
             file.writelines(_content(spec, seed))
     return Path(path)
