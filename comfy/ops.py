@@ -227,7 +227,7 @@ class disable_weight_init:
                 return self.forward_comfy_cast_weights(input, out_dtype=out_dtype)
             return torch.nn.Embedding.forward(self, input).to(dtype=out_dtype)
 
-        def forward_comfy_cast_weights(  # type: ignore[override]  # takes indices, not values
+        def forward_comfy_cast_weights(
             self, input: torch.Tensor, out_dtype: torch.dtype | None = None
         ) -> Any:
             """Look up rows of a table that is brought first; only the rows are cast."""
