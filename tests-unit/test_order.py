@@ -24,14 +24,14 @@ UNITS = _list("""
     options cli_types cli_flags cli_args comfyui_version protocol folder_paths
     devices dtypes model_management state_dicts attributes key_tables key_maps quant_markers
     images tiles progress utils
-    float quant_ops weight_casting ops weight_adapter lora_keys lora conds latent_formats model_sampling
+    float quant_ops weight_casting ops weight_adapter lora_keys lora conds latent_formats predictions model_sampling
     model_options patcher_extension hooks
     residency model_patcher
-    ldm cldm t2i_adapter taesd clip_model sd1_clip sdxl_clip text_encoders
+    ldm cldm t2i_adapter taesd clip_tokens prompt_weights textual_inversion clip_keys clip_model sd1_clip sdxl_clip text_encoders
     k_diffusion extra_samplers
     supported_models_base model_base supported_models model_detection clip_vision controlnet
     clip vae sd
-    conditioning sampler_helpers context_windows schedulers samplers sample
+    cond_areas conditioning cond_batches sampler_helpers context_windows schedulers samplers sample
     comfy_execution comfy_api
     node_helpers latent_preview comfy_extras nodes
     execution
