@@ -24,7 +24,7 @@ UNITS = _list("""
     options cli_types cli_flags cli_args comfyui_version protocol folder_paths
     devices dtypes model_management state_dicts attributes key_tables key_maps quant_markers
     images tiles progress utils
-    float quant_ops weight_casting ops weight_adapter lora_keys lora conds latent_formats predictions model_sampling
+    float quant_ops weight_casting ops weight_adapter weight_patches lora_keys lora_convert lora conds latent_formats predictions model_sampling
     model_options patcher_extension hooks
     residency model_patcher
     ldm cldm t2i_adapter taesd clip_tokens prompt_weights textual_inversion clip_keys clip_model sd1_clip sdxl_clip text_encoders
