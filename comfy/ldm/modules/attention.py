@@ -230,8 +230,12 @@ class BasicTransformerBlock(nn.Module):
     ) -> None:
         super().__init__()
         place = {"dtype": dtype, "device": device}
-        built = {**place, "operations": operations, "dropout": dropout}
-        heads = {"heads": n_heads, "dim_head": d_head, "attn_precision": attn_precision}
+        built: dict[str, Any] = {**place, "operations": operations, "dropout": dropout}
+        heads: dict[str, Any] = {
+            "heads": n_heads,
+            "dim_head": d_head,
+            "attn_precision": attn_precision,
+        }
         self.n_heads = n_heads
         self.d_head = d_head
         self.attn_precision = attn_precision

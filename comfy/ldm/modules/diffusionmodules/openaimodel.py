@@ -281,7 +281,7 @@ class UNetModel(nn.Module):
         residuals = {name: list(parts) for name, parts in (control or {}).items()}
         emb = self._embed(x, timesteps, y, options)
         rest = (emb, context, options)
-        video = {key: kwargs.get(key) for key in _VIDEO}
+        video: dict[str, Any] = {key: kwargs.get(key) for key in _VIDEO}
 
         h, skips = x, []
         for index, block in enumerate(self.input_blocks):
