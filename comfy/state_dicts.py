@@ -1,7 +1,7 @@
 """State dicts: prefixes, renames, counts, the dtypes in them. Moves entries, never bytes.
 
 What these functions change they change in place and return; a tensor whose bytes are in a file
-stays there, except where a dtype is changed or a matrix transposed.
+stays there, except where a dtype is changed.
 """
 
 from __future__ import annotations
@@ -116,5 +116,5 @@ def clip_text_transformers_convert(sd: _Dict, prefix_from: str, prefix_to: str) 
     state_dict_key_replace(sd, {f"{prefix_from}text_projection.weight": target})
     bare = sd.pop(f"{prefix_from}text_projection", None)
     if bare is not None:
-        sd[target] = bare.transpose(0, 1).contiguous()
+        sd[target] = bare.t()
     return sd

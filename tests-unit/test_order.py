@@ -27,7 +27,8 @@ UNITS = _list("""
     float quant_ops weight_casting ops weight_adapter weight_patches lora_keys lora_convert lora conds latent_formats predictions model_sampling
     model_options patcher_extension hooks
     residency model_patcher
-    ldm cldm t2i_adapter taesd clip_tokens prompt_weights textual_inversion clip_keys clip_model sd1_clip sdxl_clip text_encoders
+    ldm cldm t2i_adapter taesd clip_tokens clip_chunks prompt_weights
+    textual_inversion clip_tokenizer clip_keys clip_model sd1_clip sdxl_clip text_encoders
     k_diffusion extra_samplers
     supported_models_base model_base supported_models model_detection clip_vision controlnet
     clip vae sd
