@@ -26,7 +26,8 @@ UNITS = _list("""
     images tiles progress utils
     float quant_ops weight_casting ops weight_adapter weight_patches lora_keys lora_convert lora conds latent_formats predictions model_sampling
     model_options patcher_extension hooks
-    residency model_patcher
+    residency_weights residency_stream residency_layers residency
+    patcher_options patcher_parts patcher_hooks model_patcher
     ldm cldm t2i_adapter taesd clip_tokens clip_chunks prompt_weights
     textual_inversion clip_tokenizer clip_keys clip_model sd1_clip sdxl_clip text_encoders
     k_diffusion extra_samplers

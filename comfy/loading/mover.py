@@ -6,7 +6,7 @@ Owns the staging rings, and remembers how each file is to be read.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -95,7 +95,7 @@ class Mover:
         """
         target = with_index(device)
         wants, rest = _sort_out(state_dict, keys, target, dtype)
-        self._admit(target, wants, [state_dict[key] for key in rest], dtype)
+        self.admit(target, wants, [state_dict[key] for key in rest], dtype)
         for group in _by_policy(wants, self.policy_of):
             self._place_group(state_dict, *group, target, cancel, progress, staging)
         moved = sum(want.source.nbytes for want in wants)
@@ -129,14 +129,56 @@ class Mover:
             transfer = Transfer(policy, port=port, ring=ring, cancel=cancel, progress=progress)
             place_from_files(state_dict, wants, transfer)
 
-    def _admit(
+    def stream(
+        self,
+        wants: Sequence[Want],
+        device: torch.device | str,
+        *,
+        cancel: CancelToken | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[Want, torch.Tensor]]:
+        """Move weights from their files to a device, and yield each when it has arrived.
+
+        Args:
+            wants: In any order; no admission is asked, see `admit`.
+            device: Where to.
+            cancel: Stops within one request.
+            progress: Told (bytes done, bytes in all) of each group that is read alike.
+
+        Yields:
+            The want and its tensor, in about the order of the files.
+
+        Raises:
+            LoadError: Of the kind that fits; what was yielded is the caller's.
+        """
+        target = with_index(device)
+        for policy, group in _by_policy(list(wants), self.policy_of):
+            if target.type == "cpu":
+                yield from Transfer(policy, cancel=cancel, progress=progress).stream(group)
+                continue
+            with self.rings.lend(target, *staging_shape(self.staging_bytes)) as (port, ring):
+                yield from Transfer(
+                    policy, port=port, ring=ring, cancel=cancel, progress=progress
+                ).stream(group)
+
+    def admit(
         self,
         target: torch.device,
-        wants: list[Want],
-        tensors: list[torch.Tensor],
+        wants: Sequence[Want],
+        tensors: Sequence[torch.Tensor],
         dtype: torch.dtype | None,
     ) -> None:
-        """Refuse before the first byte what the destination's pool cannot hold."""
+        """Refuse before the first byte what the destination's pool cannot hold.
+
+        Args:
+            target: The destination, with its index.
+            wants: What would come from files.
+            tensors: What would come from host memory.
+            dtype: Of floating ones among `tensors`.
+
+        Raises:
+            NotEnoughMemory: With the numbers.
+        """
         from_files = sum(
             want.source.nbytes // want.source.dtype.itemsize * want.dtype.itemsize for want in wants
         )

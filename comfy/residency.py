@@ -1,0 +1,308 @@
+"""Moves the weights of one model home by home: out of their file, onto the device, and back.
+
+To the device each weight comes once, in the order of its file, is patched there by itself, and
+becomes the parameter; what stood in the modules before, a tensor without bytes, is kept as its
+source. Back is: the source becomes the parameter again. Nothing is copied, and nothing is backed
+up that can be read again. What does not fit stays in the file, and is brought for each forward
+pass by a `LayerStream`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from comfy.attributes import get_attr
+from comfy.loading.default import default_loader
+from comfy.loading.destinations import Want
+from comfy.loading.errors import NotEnoughMemory, forget_frames
+from comfy.loading.file_tensor import FileTensor
+from comfy.loading.loader import Loader
+from comfy.loading.placing import BATCH_BYTES
+from comfy.loading.reader import CancelToken
+from comfy.loading.rings import with_index
+from comfy.loading.sources import is_mapped, remember_source
+from comfy.residency_layers import LayerSetup, Patcher
+from comfy.residency_weights import Patch, Weight, survey
+
+_CPU = torch.device("cpu")
+
+
+class Residency:
+    """Where the weights of one model are; shared by every patcher of the model.
+
+    Attributes:
+        weights: All of the model, as of the last load; empty while it is unloaded.
+        layers: What was set on layers so that they get weights which stay in their file.
+        weight_dtype: That floating weights get when loaded; None keeps each as in its file.
+    """
+
+    def __init__(self, loader: Loader | None = None) -> None:
+        self.weights: list[Weight] = []
+        self.layers = LayerSetup()
+        self.weight_dtype: torch.dtype | None = None
+        self._own_loader = loader
+        self._device = _CPU
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Residency:
+        # A copied model holds weights of its own, wherever they are.
+        copied = Residency(self._own_loader)
+        copied.weight_dtype = self.weight_dtype
+        return copied
+
+    @property
+    def _loader(self) -> Loader:
+        return default_loader() if self._own_loader is None else self._own_loader
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the weights at home on the device."""
+        return sum(one.nbytes for one in self.weights if one.is_at(self._device))
+
+    @property
+    def buffer_bytes(self) -> int:
+        """The most that a forward pass holds for a moment of weights that stay in their file."""
+        stream = self.layers.stream
+        return 0 if stream is None else stream.buffer_bytes
+
+    def total_bytes(self, model: torch.nn.Module) -> int:
+        """Bytes of all weights once loaded, tied ones once."""
+        return sum(one.nbytes for one in self._survey(model, self._device)[0])
+
+    def sources(self) -> dict[str, torch.Tensor]:
+        """The unpatched weights of a loaded model by name; reads nothing."""
+        return {key: weight.source for weight in self.weights for key in weight.keys}
+
+    def load(
+        self,
+        model: torch.nn.Module,
+        patcher: Patcher,
+        device: torch.device | str,
+        *,
+        budget: int | None = None,
+        force: bool = False,
+        cancel: CancelToken | None = None,
+    ) -> None:
+        """Bring weights home to a device, patched; idempotent.
+
+        Args:
+            model: The model of this residency.
+            patcher: Whose patches are to be applied.
+            device: Where to.
+            budget: Most bytes of weights at home there, with what a forward pass holds of the
+                others; None for all. Weights that are at home already stay.
+            force: Read patched weights again even if their patches are the same.
+            cancel: Stops within one request of reading.
+
+        Raises:
+            LoadError: Of the kind that fits; every weight is then at its source.
+        """
+        try:
+            self._load(model, patcher, with_index(device), budget, force, cancel)
+        except BaseException as err:
+            # Whoever keeps the error must not keep weights.
+            forget_frames(err)
+            self.unload(_CPU)
+            if isinstance(err, torch.OutOfMemoryError):
+                raise self._full(with_index(device), err) from err
+            raise
+
+    def unload(self, offload: torch.device) -> None:
+        """Let every weight return to its source, and forget the model.
+
+        Args:
+            offload: Where a weight goes that never had a home but a device.
+        """
+        self.layers.restore()
+        for weight in self.weights:
+            weight.go_home(offload)
+        self.weights = []
+
+    def evict(self, model: torch.nn.Module, patcher: Patcher, nbytes: int) -> int:
+        """Let weights return to their source; they are brought for each call from then on.
+
+        The smallest go first: the largest one away decides what a forward pass needs.
+
+        Args:
+            model: The model of this residency.
+            patcher: Whose patches are applied then.
+            nbytes: How much device memory to free.
+
+        Returns:
+            Bytes that were freed, less what a forward pass needs more than before.
+        """
+        before = self.resident_bytes + self.buffer_bytes
+        candidates = [one for one in self.weights if one.is_streamable and one.is_at(self._device)]
+        freed = 0
+        largest = max((one.nbytes for one in self._away()), default=0)
+        spent = 2 * largest
+        for weight in sorted(candidates, key=lambda one: one.nbytes):
+            growth = max(0, 2 * max(largest, weight.nbytes) - spent)
+            if freed - growth >= nbytes:
+                break
+            weight.go_home(_CPU)
+            freed += weight.nbytes
+            largest = max(largest, weight.nbytes)
+        self._set_up(model, patcher)
+        return max(0, before - self.resident_bytes - self.buffer_bytes)
+
+    def drop_ahead(self) -> None:
+        """Free what was read ahead of a forward pass that will not come."""
+        if self.layers.stream is not None:
+            self.layers.stream.drop()
+
+    def _survey(
+        self, model: torch.nn.Module, device: torch.device
+    ) -> tuple[list[Weight], list[Weight]]:
+        return survey(model, self.weights, device, self._loader.mover, self.weight_dtype)
+
+    def _away(self) -> list[Weight]:
+        return [one for one in self.weights if not one.is_at(self._device)]
+
+    def _load(
+        self,
+        model: torch.nn.Module,
+        patcher: Patcher,
+        device: torch.device,
+        budget: int | None,
+        force: bool,
+        cancel: CancelToken | None,
+    ) -> None:
+        if device != self._device:
+            self.unload(_CPU)
+        self._device = device
+        self.weights, gone = self._survey(model, device)
+        for weight in gone:
+            weight.go_home(_CPU)
+        for weight in self.weights:
+            if weight.applied and (
+                force or not _same(weight.applied, _patches_of(patcher, weight))
+            ):
+                weight.go_home(_CPU)
+        for weight in self.weights:
+            if weight.is_at(device):
+                self._patch(model, patcher, weight)
+        self._bring(model, patcher, self._chosen(budget), cancel)
+        self._set_up(model, patcher)
+
+    def _chosen(self, budget: int | None) -> list[Weight]:
+        """Which weights to bring: all, or what must be at home and then the largest that fit."""
+        away = self._away()
+        if budget is None:
+            return away
+        chosen = [one for one in away if not one.is_streamable]
+        used = self.resident_bytes + sum(one.nbytes for one in chosen)
+        rest = sorted(
+            (one for one in away if one.is_streamable), key=lambda one: one.nbytes, reverse=True
+        )
+        largest_left = 0
+        for index, weight in enumerate(rest):
+            after = rest[index + 1].nbytes if index + 1 < len(rest) else 0
+            if used + weight.nbytes + 2 * max(largest_left, after) <= budget:
+                chosen.append(weight)
+                used += weight.nbytes
+            else:
+                largest_left = max(largest_left, weight.nbytes)
+        return chosen
+
+    def _bring(
+        self,
+        model: torch.nn.Module,
+        patcher: Patcher,
+        chosen: Sequence[Weight],
+        cancel: CancelToken | None,
+    ) -> None:
+        """Bring weights, each patched when it arrives and before the next does."""
+        mover, device = self._loader.mover, self._device
+        by_key = {one.keys[0]: one for one in chosen}
+        wants = [Want(key, one.slice, one.dtype) for key, one in by_key.items() if _is_read(one)]
+        read = {want.key for want in wants}
+        others = [one for key, one in by_key.items() if key not in read]
+        mover.admit(device, wants, [one.current for one in others], None)
+        with contextlib.closing(mover.stream(wants, device, cancel=cancel)) as arriving:
+            for want, tensor in arriving:
+                weight = by_key[want.key]
+                if device.type == "cpu" and want.dtype == want.source.dtype:
+                    remember_source(tensor, want.source)
+                weight.put(tensor)
+                self._patch(model, patcher, weight)
+        self._bring_others(others, cancel)
+        for weight in others:
+            self._patch(model, patcher, weight)
+
+    def _bring_others(self, others: Iterable[Weight], cancel: CancelToken | None) -> None:
+        """Copy weights that no file has, or not in one piece; their source stays what it is."""
+        for batch in _batches(others):
+            state = {one.keys[0]: one.current for one in batch}
+            self._loader.place(state, self._device, dtype=batch[0].dtype, cancel=cancel)
+            # The host's tensors of this batch go before the next one is copied.
+            for weight in batch:
+                weight.put(state[weight.keys[0]])
+
+    def _patch(self, model: torch.nn.Module, patcher: Patcher, weight: Weight) -> None:
+        wanted = _patches_of(patcher, weight)
+        if not wanted or _same(weight.applied, wanted):
+            return
+        for key in weight.keys:
+            if key in patcher.patches:
+                patcher.patch_weight_to_device(key, device_to=self._device)
+                changed = get_attr(model, key)
+                if changed is not weight.current:
+                    weight.adopt(changed)
+        weight.applied = wanted
+
+    def _set_up(self, model: torch.nn.Module, patcher: Patcher) -> None:
+        """Let layers fetch what stays away."""
+        mover, device = self._loader.mover, self._device
+
+        def fetch(wants: Sequence[Want]) -> dict[str, torch.Tensor]:
+            return {want.key: tensor for want, tensor in mover.stream(wants, device)}
+
+        away = {id(one) for one in self._away()}
+        self.layers.apply(model, patcher, self.weights, away, fetch)
+
+    def _full(self, device: torch.device, err: Exception) -> NotEnoughMemory:
+        free, _ = self._loader.rings.port(device).free_bytes()
+        error = NotEnoughMemory(0, free, f"memory of {device}")
+        error.add_note(str(err))
+        return error
+
+
+def residency_of(model: torch.nn.Module) -> Residency:
+    """The residency of a model, made when it is first asked for."""
+    own: Residency | None = vars(model).get("weight_residency")
+    if own is None:
+        own = vars(model)["weight_residency"] = Residency()
+    return own
+
+
+def _is_read(weight: Weight) -> bool:
+    """Whether its bytes come out of its file, and not from memory."""
+    in_file = isinstance(weight.current, FileTensor) or is_mapped(weight.current)
+    return in_file and weight.slice is not None
+
+
+def _batches(weights: Iterable[Weight]) -> Iterator[list[Weight]]:
+    """Weights of one dtype, so many that a copy of each batch costs little memory."""
+    batch: list[Weight] = []
+    size = 0
+    for weight in sorted(weights, key=lambda one: str(one.dtype)):
+        if batch and (size >= BATCH_BYTES or weight.dtype != batch[0].dtype):
+            yield batch
+            batch, size = [], 0
+        batch.append(weight)
+        size += weight.nbytes
+    if batch:
+        yield batch
+
+
+def _patches_of(patcher: Patcher, weight: Weight) -> tuple[Patch, ...]:
+    return tuple(patch for key in weight.keys for patch in patcher.patches.get(key, ()))
+
+
+def _same(one: Sequence[Patch], other: Sequence[Patch]) -> bool:
+    """Whether two lists hold the very same patches; they hold tensors, which cannot be compared."""
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
