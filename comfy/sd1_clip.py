@@ -163,8 +163,10 @@ class SDClipModel(torch.nn.Module, ClipTokenWeightEncoder):
         self.max_length = max_length
         self.special_tokens = dict(special_tokens)
         self.layer_norm_hidden_state = layer_norm_hidden_state
+        self.layer, self.layer_idx = layer, layer_idx
+        self.return_projected_pooled = return_projected_pooled
+        self.execution_device: torch.device | None = None
         self._defaults = (layer, layer_idx, return_projected_pooled)
-        self.reset_clip_options()
 
     def set_clip_options(self, options: Mapping[str, Any]) -> None:
         """Choose outputs until `reset_clip_options`.
@@ -185,7 +187,7 @@ class SDClipModel(torch.nn.Module, ClipTokenWeightEncoder):
     def reset_clip_options(self) -> None:
         """Go back to the family's own choice."""
         self.layer, self.layer_idx, self.return_projected_pooled = self._defaults
-        self.execution_device: torch.device | None = None
+        self.execution_device = None
 
     def set_default_layer(self, layer_idx: int) -> None:
         """Change which layer `reset_clip_options` goes back to, and go back to it."""
@@ -210,8 +212,8 @@ class SDClipModel(torch.nn.Module, ClipTokenWeightEncoder):
             (rows, tokens, width) of the chosen layer and the chosen pooled output, (rows,
             projection or width); both fp32.
         """
-        table = self.transformer.get_input_embeddings()
-        device = self.execution_device or table.weight.device
+        table: Any = self.transformer.get_input_embeddings()
+        device: torch.device = self.execution_device or table.weight.device
         ids, ends, places = self._as_ids(tokens)
         input_ids = torch.tensor(ids, dtype=torch.long, device=device)
         embeds = table(input_ids, out_dtype=torch.float32)
@@ -231,8 +233,8 @@ class SDClipModel(torch.nn.Module, ClipTokenWeightEncoder):
     def _as_ids(
         self, tokens: Sequence[Sequence[Any]]
     ) -> tuple[list[list[int]], list[int], list[tuple[tuple[int, int], torch.Tensor]]]:
-        """Ids with the padding in place of vectors; tokens up to the first end; where vectors go."""
-        width = self.transformer.get_input_embeddings().weight.shape[1]
+        """Ids, 0 in place of vectors; tokens up to the first end; where vectors go."""
+        width = self.config["hidden_size"]
         end, pad = self.special_tokens["end"], self.special_tokens["pad"]
         ids: list[list[int]] = []
         places: list[tuple[tuple[int, int], torch.Tensor]] = []
@@ -243,7 +245,7 @@ class SDClipModel(torch.nn.Module, ClipTokenWeightEncoder):
                     kept.append(int(token))
                 elif token.shape == (width,):
                     places.append(((row, len(kept)), token))
-                    kept.append(pad if pad != end else 0)
+                    kept.append(0)
                 else:
                     logger.warning(
                         "a vector of shape %s stands in the prompt, this text encoder needs "
@@ -257,7 +259,7 @@ class SDClipModel(torch.nn.Module, ClipTokenWeightEncoder):
 
     def encode(self, tokens: Sequence[Sequence[Any]]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """See `forward`."""
-        return self(tokens)  # type: ignore[no-any-return]  # torch types a module's call as Any
+        return self(tokens)
 
     def load_sd(self, sd: Mapping[str, torch.Tensor]) -> Any:
         """Take the weights over, without copying; names as of `comfy.clip_keys.clip_text_keys`.
