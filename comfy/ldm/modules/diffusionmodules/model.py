@@ -7,8 +7,8 @@ place of the norms that feed them, and sums in the place of one summand. Both ar
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -123,30 +123,48 @@ class AttnBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map features [batch, channels, height, width]."""
         h = self.norm(x)
-        tokens = [
+        q, k, v = (
             layer(h).flatten(2).transpose(1, 2).contiguous() for layer in (self.q, self.k, self.v)
-        ]
-        out = comfy.ldm.modules.attention.optimized_attention(*tokens, heads=1)
+        )
+        out = comfy.ldm.modules.attention.optimized_attention(q, k, v, 1)
         h = out.transpose(1, 2).reshape(x.shape)
         result: torch.Tensor = self.proj_out(h).add_(x)
         return result
 
 
-def _middle(channels: int, dropout: float, layer: dict[str, Any]) -> nn.Module:
-    middle = nn.Module()
-    middle.block_1 = ResnetBlock(channels, dropout=dropout, **layer)
-    middle.attn_1 = AttnBlock(channels, **layer)
-    middle.block_2 = ResnetBlock(channels, dropout=dropout, **layer)
-    return middle
+class _Middle(nn.Module):
+    def __init__(self, channels: int, dropout: float, layer: dict[str, Any]) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(channels, dropout=dropout, **layer)
+        self.attn_1 = AttnBlock(channels, **layer)
+        self.block_2 = ResnetBlock(channels, dropout=dropout, **layer)
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.block_2(self.attn_1(self.block_1(h)))
+        return result
 
 
-def _level(widths: Sequence[int], dropout: float, layer: dict[str, Any]) -> nn.Module:
-    """Resnets from each width to the next."""
-    level = nn.Module()
-    level.block = nn.ModuleList(
-        ResnetBlock(before, after, dropout, **layer) for before, after in itertools.pairwise(widths)
-    )
-    return level
+class _Level(nn.Module):
+    """Resnets from each width to the next, then perhaps a change of size."""
+
+    def __init__(self, widths: Sequence[int], dropout: float, layer: dict[str, Any]) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(
+            ResnetBlock(before, after, dropout, **layer)
+            for before, after in itertools.pairwise(widths)
+        )
+
+
+def _in_order(levels: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """The layers as they are called.
+
+    Levels have no forward: their caller would hold a level's input until the level is done.
+    """
+    for level in levels:
+        yield from cast(_Level, level).block
+        for name in ("downsample", "upsample"):
+            if hasattr(level, name):
+                yield getattr(level, name)
 
 
 def _refuse_attention(resolutions: Sequence[int]) -> None:
@@ -202,12 +220,12 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         width = ch
         for index, mult in enumerate(ch_mult):
-            level = _level([width, *[ch * mult] * num_res_blocks], dropout, layer)
+            level = _Level([width, *[ch * mult] * num_res_blocks], dropout, layer)
             width = ch * mult
             if index < len(ch_mult) - 1:
                 level.downsample = Downsample(width, **layer)
             self.down.append(level)
-        self.mid = _middle(width, dropout, layer)
+        self.mid = _Middle(width, dropout, layer)
         self.norm_out = Normalize(width, **layer)
         out = 2 * z_channels if double_z else z_channels
         self.conv_out = operations.Conv2d(width, out, 3, padding=1, **place)
@@ -223,12 +241,9 @@ class Encoder(nn.Module):
             to the number of levels less one.
         """
         h = self.conv_in(x)
-        for level in self.down:
-            for block in level.block:
-                h = block(h)
-            if hasattr(level, "downsample"):
-                h = level.downsample(h)
-        h = self.mid.block_2(self.mid.attn_1(self.mid.block_1(h)))
+        for layer in _in_order(self.down):
+            h = layer(h)
+        h = self.mid(h)
         result: torch.Tensor = self.conv_out(nonlinearity(self.norm_out(h)))
         return result
 
@@ -259,10 +274,10 @@ class Decoder(nn.Module):
         layer = {**place, "operations": operations}
         width = ch * ch_mult[-1]
         self.conv_in = operations.Conv2d(z_channels, width, 3, padding=1, **place)
-        self.mid = _middle(width, dropout, layer)
+        self.mid = _Middle(width, dropout, layer)
         levels: list[nn.Module] = []
         for index, mult in reversed(list(enumerate(ch_mult))):
-            level = _level([width, *[ch * mult] * (num_res_blocks + 1)], dropout, layer)
+            level = _Level([width, *[ch * mult] * (num_res_blocks + 1)], dropout, layer)
             width = ch * mult
             if index > 0:
                 level.upsample = Upsample(width, **layer)
@@ -281,12 +296,8 @@ class Decoder(nn.Module):
         Returns:
             [batch, out_ch, 8 height, 8 width], about -1 to 1; 8 as in `Encoder.forward`.
         """
-        h = self.conv_in(z)
-        h = self.mid.block_2(self.mid.attn_1(self.mid.block_1(h)))
-        for level in reversed(self.up):  # type: ignore[call-overload]  # ModuleList has __len__
-            for block in level.block:
-                h = block(h)
-            if hasattr(level, "upsample"):
-                h = level.upsample(h)
+        h = self.mid(self.conv_in(z))
+        for layer in _in_order(reversed(list(self.up))):
+            h = layer(h)
         result: torch.Tensor = self.conv_out(nonlinearity(self.norm_out(h)))
         return result
