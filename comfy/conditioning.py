@@ -59,7 +59,8 @@ def encode_model_conds(
         model_function: `BaseModel.extra_conds`; called with all keys of the condition, and with
             device, noise, width and height in pixels, prompt_type and `kwargs`, where the
             condition does not say otherwise.
-        conds: Changed in place: `model_conds` of each gets what the model returned.
+        conds: Changed in place: `model_conds` of each gets what the model returned, moved to
+            `device` once instead of at every step.
         noise: [B, C, ...].
         device: Where the conditions are needed.
         prompt_type: The name of the list, such as "positive".
@@ -71,6 +72,7 @@ def encode_model_conds(
     asked = {"width": width, "height": height * 8, "prompt_type": prompt_type, **kwargs}
     for place, cond in enumerate(conds):
         made = model_function(**{**asked, **cond, "device": device, "noise": noise})
+        made = {name: value.to(device) for name, value in made.items()}
         conds[place] = {**cond, "model_conds": {**cond.get("model_conds", {}), **made}}
     return conds
 

@@ -18,6 +18,12 @@ MAX_TOKEN_REPEATS = 4
 C = TypeVar("C", bound="CONDRegular")
 
 
+def _moved(value: Any, device: Any) -> Any:
+    if isinstance(value, list):
+        return [_moved(each, device) for each in value]
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
 class CONDRegular:
     """A tensor, one row per picture; joins others of its shape.
 
@@ -30,6 +36,10 @@ class CONDRegular:
 
     def _copy_with(self: C, cond: Any) -> C:
         return self.__class__(cond)
+
+    def to(self: C, device: Any) -> C:
+        """This value on a device."""
+        return self._copy_with(_moved(self.cond, device))
 
     def process_cond(self: C, batch_size: int, **kwargs: Any) -> C:
         """This value for a batch of `batch_size` pictures.

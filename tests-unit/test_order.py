@@ -33,7 +33,8 @@ UNITS = _list("""
     k_diffusion extra_samplers
     supported_models_base model_base supported_models model_detection clip_vision controlnet
     clip vae sd
-    cond_areas conditioning cond_batches sampler_helpers context_windows schedulers samplers sample
+    cond_areas conditioning cond_batches nan_watch sampler_helpers context_windows schedulers
+    guidance sampler_objects sampling_run samplers sample
     comfy_execution comfy_api
     node_helpers latent_preview comfy_extras nodes
     execution
