@@ -49,6 +49,8 @@ class OFTAdapter(DenseAdapter):
     def generators(self, weight: torch.Tensor, place: Place) -> torch.Tensor:
         """The skew-symmetric matrices Q, their joint norm limited."""
         blocks, _, alpha, _ = self.weights
+        if blocks.shape[-3] * blocks.shape[-1] != weight.shape[0]:
+            raise ValueError(f"{tuple(blocks.shape)} are no blocks for {weight.shape[0]} outputs")
         raw = place(blocks).float()
         skew = raw - raw.transpose(-1, -2)
         if alpha:
