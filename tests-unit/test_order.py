@@ -22,7 +22,8 @@ def _list(text: str) -> list[str]:
 UNITS = _list("""
     loading
     options cli_types cli_flags cli_args comfyui_version protocol folder_paths
-    devices dtypes model_management state_dicts attributes key_tables key_maps quant_markers
+    devices device_memory dtypes dtype_policy placement casting attention_choice interrupts
+    admission loaded_models model_loading model_management state_dicts attributes key_tables key_maps quant_markers
     images tiles progress utils
     float quant_ops weight_casting ops weight_adapter weight_patches lora_keys lora_convert lora conds latent_formats predictions model_sampling
     model_options patcher_extension hooks
@@ -31,8 +32,9 @@ UNITS = _list("""
     ldm cldm t2i_adapter taesd clip_tokens clip_chunks prompt_weights
     textual_inversion clip_tokenizer clip_keys clip_model sd1_clip sdxl_clip text_encoders
     k_diffusion extra_samplers
-    supported_models_base model_base supported_models model_detection clip_vision controlnet
-    clip vae sd
+    state_loading file_kinds unet_detection inpaint_inputs open_clip_keys
+    model_base supported_models_base supported_models model_detection clip_vision controlnet
+    vae_kinds vae_runs clip vae sd
     cond_areas conditioning cond_batches nan_watch sampler_helpers context_windows schedulers
     guidance sampler_objects sampling_run samplers sample
     comfy_execution comfy_api
