@@ -39,7 +39,7 @@ def relative_difference(got: torch.Tensor, wanted: torch.Tensor) -> float:
     largest = wanted.abs().max()
     assert torch.isfinite(largest)
     assert largest > 0
-    return float((got - wanted).abs().max() / largest)
+    return float(((got - wanted).abs().max() / largest).detach())
 
 
 def called_in_order(network: nn.Module, *args: Any, **kwargs: Any) -> list[str]:
