@@ -18,6 +18,7 @@ import torch
 from comfy.attributes import get_attr
 from comfy.loading.default import default_loader
 from comfy.loading.destinations import Want
+from comfy.loading.devices import DevicePort
 from comfy.loading.errors import NotEnoughMemory, forget_frames
 from comfy.loading.file_tensor import FileTensor
 from comfy.loading.loader import Loader
@@ -46,6 +47,7 @@ class Residency:
         self.weight_dtype: torch.dtype | None = None
         self._own_loader = loader
         self._device = _CPU
+        self._by_key: dict[str, Weight] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Residency:
         # A copied model holds weights of its own, wherever they are.
@@ -71,6 +73,25 @@ class Residency:
     def total_bytes(self, model: torch.nn.Module) -> int:
         """Bytes of all weights once loaded, tied ones once."""
         return sum(one.nbytes for one in self._survey(model, self._device)[0])
+
+    def keys(self) -> set[str]:
+        """The names of all weights of a loaded model."""
+        return {key for weight in self.weights for key in weight.keys}
+
+    def can_read_again(self, key: str) -> bool:
+        """Whether a weight of a loaded model has a file behind it."""
+        if not self._by_key:
+            self._by_key = {key: weight for weight in self.weights for key in weight.keys}
+        weight = self._by_key.get(key)
+        return weight is not None and isinstance(weight.source, FileTensor)
+
+    def host_bytes(self, model: torch.nn.Module) -> int:
+        """Bytes of weights in host memory that are no pages of a file."""
+        return sum(
+            one.current.nbytes
+            for one in self._survey(model, self._device)[0]
+            if one.is_on_host and not is_mapped(one.current)
+        )
 
     def sources(self) -> dict[str, torch.Tensor]:
         """The unpatched weights of a loaded model by name; reads nothing."""
@@ -106,8 +127,6 @@ class Residency:
             # Whoever keeps the error must not keep weights.
             forget_frames(err)
             self.unload(_CPU)
-            if isinstance(err, torch.OutOfMemoryError):
-                raise self._full(with_index(device), err) from err
             raise
 
     def unload(self, offload: torch.device) -> None:
@@ -119,7 +138,7 @@ class Residency:
         self.layers.restore()
         for weight in self.weights:
             weight.go_home(offload)
-        self.weights = []
+        self.weights, self._by_key = [], {}
 
     def evict(self, model: torch.nn.Module, patcher: Patcher, nbytes: int) -> int:
         """Let weights return to their source; they are brought for each call from then on.
@@ -137,7 +156,7 @@ class Residency:
         before = self.resident_bytes + self.buffer_bytes
         candidates = [one for one in self.weights if one.is_streamable and one.is_at(self._device)]
         freed = 0
-        largest = max((one.nbytes for one in self._away()), default=0)
+        largest = max((one.nbytes for one in self.away()), default=0)
         spent = 2 * largest
         for weight in sorted(candidates, key=lambda one: one.nbytes):
             growth = max(0, 2 * max(largest, weight.nbytes) - spent)
@@ -159,7 +178,8 @@ class Residency:
     ) -> tuple[list[Weight], list[Weight]]:
         return survey(model, self.weights, device, self._loader.mover, self.weight_dtype)
 
-    def _away(self) -> list[Weight]:
+    def away(self) -> list[Weight]:
+        """The weights that are not at home on the device."""
         return [one for one in self.weights if not one.is_at(self._device)]
 
     def _load(
@@ -175,6 +195,7 @@ class Residency:
             self.unload(_CPU)
         self._device = device
         self.weights, gone = self._survey(model, device)
+        self._by_key = {}
         for weight in gone:
             weight.go_home(_CPU)
         for weight in self.weights:
@@ -190,7 +211,7 @@ class Residency:
 
     def _chosen(self, budget: int | None) -> list[Weight]:
         """Which weights to bring: all, or what must be at home and then the largest that fit."""
-        away = self._away()
+        away = self.away()
         if budget is None:
             return away
         chosen = [one for one in away if not one.is_streamable]
@@ -218,7 +239,12 @@ class Residency:
         """Bring weights, each patched when it arrives and before the next does."""
         mover, device = self._loader.mover, self._device
         by_key = {one.keys[0]: one for one in chosen}
-        wants = [Want(key, one.slice, one.dtype) for key, one in by_key.items() if _is_read(one)]
+        slices = {key: one.slice for key, one in by_key.items() if _is_in_file(one)}
+        wants = [
+            Want(key, source, by_key[key].dtype)
+            for key, source in slices.items()
+            if source is not None
+        ]
         read = {want.key for want in wants}
         others = [one for key, one in by_key.items() if key not in read]
         mover.admit(device, wants, [one.current for one in others], None)
@@ -243,12 +269,13 @@ class Residency:
                 weight.put(state[weight.keys[0]])
 
     def _patch(self, model: torch.nn.Module, patcher: Patcher, weight: Weight) -> None:
-        wanted = _patches_of(patcher, weight)
+        wanted, port = _patches_of(patcher, weight), self._loader.rings.port(self._device)
         if not wanted or _same(weight.applied, wanted):
             return
         for key in weight.keys:
-            if key in patcher.patches:
-                patcher.patch_weight_to_device(key, device_to=self._device)
+            if patcher.weight_patches(key):
+                with _named(port, key, weight):
+                    patcher.patch_weight_to_device(key, device_to=self._device)
                 changed = get_attr(model, key)
                 if changed is not weight.current:
                     weight.adopt(changed)
@@ -261,14 +288,8 @@ class Residency:
         def fetch(wants: Sequence[Want]) -> dict[str, torch.Tensor]:
             return {want.key: tensor for want, tensor in mover.stream(wants, device)}
 
-        away = {id(one) for one in self._away()}
+        away = {id(one) for one in self.away()}
         self.layers.apply(model, patcher, self.weights, away, fetch)
-
-    def _full(self, device: torch.device, err: Exception) -> NotEnoughMemory:
-        free, _ = self._loader.rings.port(device).free_bytes()
-        error = NotEnoughMemory(0, free, f"memory of {device}")
-        error.add_note(str(err))
-        return error
 
 
 def residency_of(model: torch.nn.Module) -> Residency:
@@ -279,10 +300,9 @@ def residency_of(model: torch.nn.Module) -> Residency:
     return own
 
 
-def _is_read(weight: Weight) -> bool:
+def _is_in_file(weight: Weight) -> bool:
     """Whether its bytes come out of its file, and not from memory."""
-    in_file = isinstance(weight.current, FileTensor) or is_mapped(weight.current)
-    return in_file and weight.slice is not None
+    return isinstance(weight.current, FileTensor) or is_mapped(weight.current)
 
 
 def _batches(weights: Iterable[Weight]) -> Iterator[list[Weight]]:
@@ -299,8 +319,22 @@ def _batches(weights: Iterable[Weight]) -> Iterator[list[Weight]]:
         yield batch
 
 
+@contextlib.contextmanager
+def _named(port: DevicePort, key: str, weight: Weight) -> Iterator[None]:
+    """Say which weight was being patched when the device was full."""
+    try:
+        yield
+    except torch.OutOfMemoryError as err:
+        source = weight.slice
+        path = None if source is None else source.file.path
+        # Patches are computed in four bytes.
+        needed, (free, _) = 4 * weight.current.numel(), port.free_bytes()
+        pool = f"memory of {port.device}"
+        raise NotEnoughMemory(needed, free, pool, path=path, tensor=key) from err
+
+
 def _patches_of(patcher: Patcher, weight: Weight) -> tuple[Patch, ...]:
-    return tuple(patch for key in weight.keys for patch in patcher.patches.get(key, ()))
+    return tuple(patch for key in weight.keys for patch in patcher.weight_patches(key))
 
 
 def _same(one: Sequence[Patch], other: Sequence[Patch]) -> bool:

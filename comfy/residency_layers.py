@@ -19,9 +19,11 @@ _ATTRIBUTES = ("comfy_cast_weights", "weight_stream", "weight_function", "bias_f
 class Patcher(Protocol):
     """What is asked of the `ModelPatcher` whose patches are applied."""
 
-    patches: Mapping[str, Sequence[Patch]]
     weight_wrapper_patches: Mapping[str, Sequence[WeightFunction]]
     force_cast_weights: bool
+
+    def weight_patches(self, key: str) -> Sequence[Patch]:
+        """The patches that apply now to the weight of this name."""
 
     def patch_weight_to_device(self, key: str, device_to: torch.device | None = None) -> Any:
         """Replace the weight of this name by the patched one."""
@@ -113,7 +115,7 @@ def _functions(patcher: Patcher, weight: Weight, is_away: bool) -> list[WeightFu
     """What a call is to do to a weight: patch it if that was not done before, then wrap it."""
     functions: list[WeightFunction] = []
     if is_away:
-        functions += [patcher.on_the_fly(key) for key in weight.keys if key in patcher.patches]
+        functions += [patcher.on_the_fly(key) for key in weight.keys if patcher.weight_patches(key)]
     for key in weight.keys:
         functions += patcher.weight_wrapper_patches.get(key, ())
     return functions

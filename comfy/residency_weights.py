@@ -86,6 +86,12 @@ class Weight:
             return False
         return current.device == device
 
+    @property
+    def is_on_host(self) -> bool:
+        """Whether its bytes are in host memory."""
+        current = self.current
+        return current.is_cpu and not (isinstance(current, FileTensor) and current.is_in_file)
+
     def put(self, tensor: torch.Tensor) -> None:
         """Let every module hold `tensor`, so that tied weights stay tied."""
         self.adopt(_as_parameter_like(tensor, self.source))
@@ -93,7 +99,7 @@ class Weight:
     def adopt(self, tensor: torch.Tensor) -> None:
         """Let every module hold the very object that somebody made a parameter."""
         for module, name in self.modules():
-            held = module._parameters if name in module._parameters else module._buffers
+            held = _holder(module, name)
             # Somebody may have replaced the weight since: theirs stays.
             if held.get(name) is self.current:
                 held[name] = tensor
@@ -105,6 +111,12 @@ class Weight:
             self.source = _as_parameter_like(self.source.detach().to(offload), self.source)
         self.put(self.source)
         self.applied = ()
+
+
+def _holder(module: torch.nn.Module, name: str) -> dict[str, Any]:
+    """Where a module keeps the parameter or buffer of this name."""
+    parameters: dict[str, Any] = module._parameters
+    return parameters if name in parameters else module._buffers
 
 
 def _as_parameter(tensor: torch.Tensor, requires_grad: bool) -> torch.Tensor:
@@ -190,7 +202,5 @@ def survey(
 
 def _tie(module: torch.nn.Module, name: str, tensor: torch.Tensor, weight: Weight) -> None:
     """Let a place hold the very tensor that the others hold."""
-    if tensor is weight.current:
-        return
-    held = module._parameters if name in module._parameters else module._buffers
-    held[name] = weight.current
+    if tensor is not weight.current:
+        _holder(module, name)[name] = weight.current

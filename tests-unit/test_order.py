@@ -28,7 +28,7 @@ UNITS = _list("""
     float quant_ops weight_casting ops weight_adapter weight_patches lora_keys lora_convert lora conds latent_formats predictions model_sampling
     model_options patcher_extension hooks
     residency_weights residency_stream residency_layers residency
-    patcher_options patcher_parts patcher_hooks model_patcher
+    patcher_options patcher_parts patcher_weights patcher_hooks patcher_loading model_patcher
     ldm cldm t2i_adapter taesd clip_tokens clip_chunks prompt_weights
     textual_inversion clip_tokenizer clip_keys clip_model sd1_clip sdxl_clip text_encoders
     k_diffusion extra_samplers

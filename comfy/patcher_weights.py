@@ -1,0 +1,110 @@
+"""One patched weight: how it is computed from the stored one, when loaded or for each call."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+import comfy.float
+import comfy.lora
+from comfy.attributes import get_attr
+
+
+class Backup(NamedTuple):
+    """A weight that was patched and cannot be read again.
+
+    Attributes:
+        weight: As it was.
+        inplace_update: Whether the patched one was written into its memory.
+    """
+
+    weight: torch.Tensor
+    inplace_update: bool
+
+
+def string_to_seed(data: str) -> int:
+    """A number that is always the same for a text: its CRC-32."""
+    return zlib.crc32(data.encode())
+
+
+def get_key_weight(model: Any, key: str) -> tuple[torch.Tensor, Any, Any]:
+    """Find a weight and how its layer wants it handled.
+
+    Returns:
+        The weight; the layer's function that stores a wide weight, or None; the layer's function
+        that widens a stored one, or None.
+    """
+    path, _, name = key.rpartition(".")
+    layer = get_attr(model, path) if path else model
+    setter, widener = getattr(layer, f"set_{name}", None), getattr(layer, f"convert_{name}", None)
+    return getattr(layer, name), setter, widener
+
+
+def wide_copy(
+    weight: torch.Tensor, convert_func: Callable[..., Any] | None, device: torch.device | None
+) -> torch.Tensor:
+    """A float32 copy of a stored weight on a device, free to be changed."""
+    moved = weight.detach().to(device=device)
+    if convert_func is not None:
+        moved = convert_func(moved, inplace=False)
+    return moved.to(torch.float32, copy=moved.dtype == torch.float32)
+
+
+def narrow(
+    wide: torch.Tensor, key: str, dtype: torch.dtype, set_func: Callable[..., Any] | None
+) -> torch.Tensor:
+    """Round a patched weight to how it is stored; by chance if in eight bits, the same each time.
+
+    Args:
+        wide: float32.
+        key: The weight's name, which seeds the chance.
+        dtype: Of the result, if the layer has no `set_func`.
+        set_func: Of `get_key_weight`.
+    """
+    seed = string_to_seed(key)
+    if set_func is None:
+        return comfy.float.stochastic_rounding(wide, dtype, seed=seed)
+    stored: torch.Tensor = set_func(wide, inplace_update=False, seed=seed, return_weight=True)
+    return stored
+
+
+class LowVramPatch:
+    """Patches a weight that is brought for one call; a ``weight_function`` of a layer."""
+
+    in_storage_dtype = True
+
+    def __init__(
+        self,
+        key: str,
+        patches: Mapping[str, Sequence[tuple[Any, ...]]],
+        convert_func: Callable[..., Any] | None = None,
+        set_func: Callable[..., Any] | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            key: The weight's name.
+            patches: By name.
+            convert_func: Of `get_key_weight`.
+            set_func: Of `get_key_weight`.
+        """
+        self.key = key
+        self.patches = patches
+        self.convert_func = convert_func
+        self.set_func = set_func
+
+    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
+        """Give the patched weight, the same as if it had been patched when loaded."""
+        wide = wide_copy(weight, self.convert_func, weight.device)
+        wide = comfy.lora.calculate_weight(self.patches[self.key], wide, self.key)
+        return narrow(wide, self.key, weight.dtype, self.set_func)
+
+
+def wipe_lowvram_weight(m: Any) -> None:
+    """Make a layer take its weights as they are."""
+    for name in ("comfy_cast_weights", "weight_stream"):
+        vars(m).pop(name, None)
+    m.weight_function, m.bias_function = [], []
