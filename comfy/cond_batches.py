@@ -151,12 +151,12 @@ def _transformer_options(
     model: Any, batch: Sequence[_Job], timestep: torch.Tensor, model_options: dict[str, Any]
 ) -> dict[str, Any]:
     hooks, patches = batch[0].part.hooks, batch[0].part.patches
-    given = model_options.get("transformer_options", {})
-    if hooks is None and getattr(model.current_patcher, "current_hooks", None) is None:
-        options = dict(given)
-    else:
-        hooked = model.current_patcher.apply_hooks(hooks=hooks)
-        options = merge_nested_dicts(hooked or {}, given)
+    patcher = model.current_patcher
+    options = dict(model_options.get("transformer_options", {}))
+    if hooks is not None or patcher.current_hooks is not None:
+        if hooks is not None:
+            patcher.prepare_hook_patches_current_keyframe(timestep, hooks, model_options)
+        options = merge_nested_dicts(patcher.apply_hooks(hooks=hooks), options)
     if patches is not None:
         options["patches"] = merge_nested_dicts(options.get("patches", {}), patches)
     options["cond_or_uncond"] = [job.index for job in batch]
