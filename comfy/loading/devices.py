@@ -26,6 +26,13 @@ Event = Any
 """What `upload` returns and `wait` takes; None where the copy was already done."""
 
 
+class DeviceFull(NotEnoughMemory, torch.OutOfMemoryError):
+    """A device has no room for a weight; callers that catch torch's own error see it, too."""
+
+    # MemoryError's refuses classes that have other built-in bases.
+    __new__ = torch.OutOfMemoryError.__new__  # type: ignore[assignment]  # object's stub is narrower
+
+
 class DevicePort(Protocol):
     """The five verbs. One port serves one device with an index."""
 
@@ -67,7 +74,7 @@ def device_errors(
         tensor: The weight concerned.
 
     Raises:
-        NotEnoughMemory: If the device is full.
+        DeviceFull: If it has not that much.
         DeviceCopyFailed: If it fails in another way.
     """
     try:
@@ -77,7 +84,7 @@ def device_errors(
     except (torch.OutOfMemoryError, MemoryError) as err:
         free, _ = port.free_bytes()
         pool = f"memory of {port.device}"
-        raise NotEnoughMemory(nbytes, free, pool, path=path, tensor=tensor) from err
+        raise DeviceFull(nbytes, free, pool, path=path, tensor=tensor) from err
     except RuntimeError as err:
         raise DeviceCopyFailed(port.device, err, path=path, tensor=tensor) from err
 

@@ -33,6 +33,7 @@ __all__ = [
     "device_pool",
     "host_pool",
     "read_meminfo",
+    "reusable_bytes",
     "sample",
 ]
 
@@ -184,7 +185,7 @@ def device_pool(
     if not profile.is_known and not profile.unified:
         note = "the device does not tell its memory; the host's is counted"
         return Pool(f"{profile.device} memory", host.total, host.free, (note,))
-    held = reusable() if reusable else _torch_reusable(profile)
+    held = reusable() if reusable else reusable_bytes(profile)
     if profile.unified:
         return _unified_pool(profile, host, query, held, root)
     total = profile.total_bytes
@@ -274,8 +275,12 @@ def _mps_query() -> tuple[int, int]:
     return total - int(torch.mps.driver_allocated_memory()), total
 
 
-def _torch_reusable(profile: HardwareProfile) -> int:
-    """Bytes that torch keeps for reuse: free for us, used in everybody's figures."""
+def reusable_bytes(profile: HardwareProfile) -> int:
+    """Bytes that torch keeps for reuse: free for us, used in everybody's figures.
+
+    Args:
+        profile: The device; 0 where its allocator tells nothing.
+    """
     device = profile.device
     try:
         if device.type == "mps":
