@@ -16,9 +16,14 @@ import comfy.utils
 
 # Surplus of files: an index that counts up, and a number that only training needs.
 _UNUSED = re.compile(r"(^|\.)(position_ids|logit_scale)$")
-_INNER = ("embeddings.", "encoder.", "final_layer_norm.")
+_INNER = ("embeddings.", "encoder.layers.", "final_layer_norm.")
 _LAYER = re.compile(r"text_model\.encoder\.layers\.(\d+)\.")
 _WIDEST_OF_OPENAI = 768
+_WIDTH_OF_H = 1024
+_COLLECTED = re.compile(r"\w+\.transformer\.text_model\.")
+
+ACTIVATION_OF: Mapping[str, str] = {"clip_l": "quick_gelu", "clip_h": "gelu", "clip_g": "gelu"}
+"""By name, as a narrow model's width does not tell it."""
 
 
 def clip_text_keys(sd: Mapping[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
@@ -35,20 +40,15 @@ def clip_text_keys(sd: Mapping[str, torch.Tensor], prefix: str = "") -> dict[str
         A new dict. ``position_ids`` and ``logit_scale``, which no network reads, are left out.
     """
     own = {key[len(prefix) :]: tensor for key, tensor in sd.items() if key.startswith(prefix)}
-    named = {_bare(key): tensor for key, tensor in own.items() if not _UNUSED.search(key)}
-    if any(".resblocks." in key for key in named):
-        return comfy.utils.clip_text_transformers_convert(named, "", "")
-    return {
-        f"text_model.{key}" if key.startswith(_INNER) else key: tensor
-        for key, tensor in named.items()
-    }
+    used = {key: tensor for key, tensor in own.items() if not _UNUSED.search(key)}
+    if any("transformer.resblocks." in key for key in used):
+        bare = {key.removeprefix("model."): tensor for key, tensor in used.items()}
+        return comfy.utils.clip_text_transformers_convert(bare, "", "")
+    return {_named(key.removeprefix("transformer.")): tensor for key, tensor in used.items()}
 
 
-def _bare(key: str) -> str:
-    """Without the name of the module that a checkpoint wraps its encoder in."""
-    if key.startswith("transformer.") and not key.startswith("transformer.resblocks."):
-        return key[len("transformer.") :]
-    return key.removeprefix("model.")
+def _named(key: str) -> str:
+    return f"text_model.{key}" if key.startswith(_INNER) else key
 
 
 def checkpoint_text_encoders(
@@ -110,3 +110,26 @@ def clip_config_from_state_dict(
         "hidden_act": hidden_act,
         "projection_dim": None if projection is None else projection.shape[0],
     }
+
+
+def encoder_configs(sd: Mapping[str, torch.Tensor]) -> dict[str, dict[str, Any]]:
+    """Derive the configuration of each encoder that `checkpoint_text_encoders` collected.
+
+    Returns:
+        ``{"clip_l": config}``; the activation is the one of the encoder's name.
+    """
+    names = {key.partition(".transformer.text_model.")[0] for key in sd if _COLLECTED.match(key)}
+    configs: dict[str, dict[str, Any]] = {}
+    for name in sorted(names):
+        config = clip_config_from_state_dict(sd, f"{name}.transformer.", ACTIVATION_OF.get(name))
+        if config is not None:
+            configs[name] = config
+    return configs
+
+
+def encoder_name(config: Mapping[str, Any]) -> str:
+    """Which encoder a file of its own holds, by its width: clip_l, clip_h or clip_g."""
+    width = config["hidden_size"]
+    if width <= _WIDEST_OF_OPENAI:
+        return "clip_l"
+    return "clip_h" if width <= _WIDTH_OF_H else "clip_g"
