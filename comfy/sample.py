@@ -28,7 +28,7 @@ def prepare_noise(
         noise_inds: Which picture of a larger batch each row is; equal ones get equal noise.
     """
     generator = torch.manual_seed(seed)
-    like = {"dtype": latent_image.dtype, "device": "cpu"}
+    like: dict[str, Any] = {"dtype": latent_image.dtype, "device": "cpu"}
     if noise_inds is None:
         return torch.randn(latent_image.shape, generator=generator, **like)
     row = (1, *latent_image.shape[1:])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from comfy import latent_formats
-from comfy.conds import CONDRegular
+from comfy.conds import CONDCrossAttn, CONDRegular
 from comfy.model_base import BaseModel, ModelType
 from comfy.model_patcher import ModelPatcher
 from comfy.supported_models_base import BASE
@@ -43,13 +44,15 @@ class Formula(torch.nn.Module):
         """Shape of x."""
         self.calls.append({"x": x, "timesteps": timesteps, "context": context, **kwargs})
         mean = context.mean(dim=(1, 2)).reshape(-1, *(1,) * (x.ndim - 1))
+        answer: torch.Tensor
         if self.kind == "paint":
             answer = mean.expand_as(x)
         elif self.kind == "echo":
             answer = mean * x
         else:
             answer = self._noise(x, timesteps, mean)
-        return self.out(answer.unsqueeze(-1)).squeeze(-1)
+        answer = self.out(answer.unsqueeze(-1)).squeeze(-1)
+        return answer
 
     def _noise(self, x: torch.Tensor, timesteps: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
         sigma = self.sigmas[timesteps.long()].reshape(-1, *(1,) * (x.ndim - 1))
@@ -59,7 +62,7 @@ class Formula(torch.nn.Module):
 
 
 class _Config(BASE):
-    unet_extra_config: ClassVar[dict[str, Any]] = {}
+    unet_extra_config: Mapping[str, Any] = {}
     latent_format = latent_formats.SD15
 
 
@@ -105,18 +108,5 @@ def prepared(value: float, **keys: Any) -> dict[str, Any]:
     """The same as a condition that is ready for the loop."""
     model_conds = keys.pop("model_conds", {})
     tokens = torch.full((1, keys.pop("tokens", 3), 2), float(value))
-    model_conds = {"c_crossattn": crossattn(tokens), **model_conds}
+    model_conds = {"c_crossattn": CONDCrossAttn(tokens), **model_conds}
     return {"model_conds": model_conds, "uuid": uuid.uuid4(), **keys}
-
-
-def crossattn(tokens: torch.Tensor) -> Any:
-    """Tokens as `BaseModel` hands them on."""
-    return BaseModel.extra_conds(_NoInputs(), cross_attn=tokens)["c_crossattn"]
-
-
-class _NoInputs:
-    def concat_cond(self, **kwargs: Any) -> None:
-        return None
-
-    def encode_adm(self, **kwargs: Any) -> None:
-        return None
