@@ -83,10 +83,10 @@ def set_run_device(device: torch.device | str | None) -> None:
 
 
 def _run_device() -> torch.device:
-    if _set_device is not None:
-        return _set_device
     loader = comfy.loading.default_loader()
-    chosen = devices.choose(args, lambda: loader.run_device)
+    chosen = _set_device
+    if chosen is None:
+        chosen = devices.choose(args, lambda: loader.run_device)
     if loader.run_device != chosen:
         loader.run_device = chosen
     return chosen

@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 import torch
 
 import comfy.cli_args
+import comfy.devices
+import comfy.interrupts
 import comfy.loading
-import comfy.model_management
 import comfy.options
 from comfy import key_maps, key_tables, progress
 from comfy.attributes import ATTR_UNSET, copy_to_param, get_attr, set_attr, set_attr_param
@@ -174,20 +175,20 @@ def load_torch_file(
 
 def _interrupt(cancelled: LoadCancelled) -> NoReturn:
     """Raise what nodes see of a cancelled load; the one place where the two kinds of error meet."""
-    raise comfy.model_management.InterruptProcessingException from cancelled
+    raise comfy.interrupts.InterruptProcessingException from cancelled
 
 
 def _hand_over_options() -> None:
     """Give the loader the parsed flags; a library that parses none has configured it itself."""
     if comfy.options.args_parsing:
         _configure_once(from_namespace(comfy.cli_args.args))
-        # Weights are planned for the device on which networks will run.
-        comfy.model_management.get_torch_device()
 
 
 @functools.lru_cache(maxsize=1)
 def _configure_once(options: LoadOptions) -> None:
-    comfy.loading.configure(options)
+    loader = comfy.loading.configure(options)
+    # Weights are planned for the device on which networks will run.
+    loader.run_device = comfy.devices.choose(comfy.cli_args.args, lambda: loader.run_device)
 
 
 def safetensors_header(

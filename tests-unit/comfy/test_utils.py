@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import comfy.cli_args
 import comfy.loading
+import comfy.model_management
 import comfy.options
 import comfy.utils
 from comfy.loading.errors import FlagConflict, InvalidWeightFile, LoadCancelled
@@ -139,15 +140,18 @@ def test_missing_file_is_a_file_not_found_error(tmp_path: Path) -> None:
         comfy.utils.load_torch_file(str(tmp_path / "missing.safetensors"))
 
 
-def test_cancelled_load_reaches_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancelled_load_is_an_interrupted_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, _ = checkpoint(tmp_path)
 
     def cancelled(*args: object, **kwargs: object) -> None:
         raise LoadCancelled(str(path))
 
     monkeypatch.setattr(comfy.loading, "load", cancelled, raising=False)
-    with pytest.raises(LoadCancelled):
+    with pytest.raises(comfy.model_management.InterruptProcessingException) as caught:
         comfy.utils.load_torch_file(str(path))
+    assert isinstance(caught.value.__cause__, LoadCancelled)
 
 
 def test_what_a_node_writes_to_a_weight_never_reaches_the_file(tmp_path: Path) -> None:
