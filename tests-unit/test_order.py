@@ -26,7 +26,7 @@ UNITS = _list("""
     admission loaded_models model_loading model_management state_dicts attributes key_tables key_maps quant_markers
     images tiles progress utils
     float quant_ops weight_casting ops weight_adapter weight_patches lora_keys lora_convert lora conds latent_formats predictions model_sampling
-    model_options patcher_extension hooks
+    model_options patcher_extension hook_keyframes hook_conds hooks
     residency_weights residency_stream residency_layers residency
     patcher_options patcher_parts patcher_weights patcher_hooks patcher_loading model_patcher
     ldm cldm t2i_adapter taesd clip_tokens clip_chunks prompt_weights
@@ -34,7 +34,7 @@ UNITS = _list("""
     k_diffusion extra_samplers
     state_loading file_kinds unet_detection inpaint_inputs open_clip_keys
     model_base supported_models_base supported_models model_detection clip_vision controlnet
-    vae_kinds vae_runs clip vae sd
+    text_encoder_kinds model_building checkpoints vae_kinds vae_runs clip vae sd
     cond_areas conditioning cond_batches nan_watch sampler_helpers context_windows schedulers
     guidance sampler_objects sampling_run samplers sample
     comfy_execution comfy_api
