@@ -300,14 +300,15 @@ class BaseModel(torch.nn.Module):
 
     def state_dict_for_saving(
         self,
+        unet_state_dict: Any,
         clip_state_dict: Any = None,
         vae_state_dict: Any = None,
         clip_vision_state_dict: Any = None,
     ) -> dict[str, torch.Tensor]:
-        """Join a checkpoint of the network and what is given, under a checkpoint's names."""
+        """Join what is given to one state dict, under a checkpoint's names."""
         config = self.model_config
         parts = (
-            (self.diffusion_model.state_dict(), config.process_unet_state_dict_for_saving),
+            (unet_state_dict, config.process_unet_state_dict_for_saving),
             (clip_state_dict, config.process_clip_state_dict_for_saving),
             (vae_state_dict, config.process_vae_state_dict_for_saving),
             (clip_vision_state_dict, config.process_clip_vision_state_dict_for_saving),

@@ -6,12 +6,15 @@ Tensors are assigned, not copied: a weight that is in its file stays there, in i
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from comfy.loading import source_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,15 @@ class Misfits:
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+
+
+def origin_of(state_dict: Mapping[str, Any]) -> str:
+    """The name of the file that a state dict comes from; "the state dict" if it comes from none."""
+    for tensor in state_dict.values():
+        source = source_of(tensor) if isinstance(tensor, torch.Tensor) else None
+        if source is not None:
+            return os.path.basename(source.file.path)
+    return "the state dict"
 
 
 def is_harmless(key: str) -> bool:

@@ -273,7 +273,7 @@ class SDXLRefiner(SDXL):
 
     def clip_target(self, state_dict: Mapping[str, torch.Tensor] | None = None) -> ClipTarget:
         """CLIP-bigG alone."""
-        return ClipTarget(sdxl_clip.SDXLTokenizer, sdxl_clip.SDXLRefinerClipModel)
+        return ClipTarget(sdxl_clip.SDXLRefinerTokenizer, sdxl_clip.SDXLRefinerClipModel)
 
     def process_clip_state_dict_for_saving(self, state_dict: StateDict) -> StateDict:
         """See `BASE.process_clip_state_dict_for_saving`."""

@@ -64,7 +64,7 @@ class VAE:
         config: Mapping[str, Any] | None = None,
         dtype: torch.dtype | None = None,
         metadata: Mapping[str, str] | None = None,
-        what: str = "the VAE",
+        origin: str = "the state dict",
     ) -> None:
         """Recognise and build; no weight is read.
 
@@ -75,7 +75,7 @@ class VAE:
             config: Without effect: the numbers are taken from the shapes.
             dtype: In which it is computed; chosen if None.
             metadata: Of the file; without effect.
-            what: Of the file, for messages.
+            origin: Name of the file, for messages.
         """
         self.first_stage_model: Any = None
         self.patcher: Any = None
@@ -87,9 +87,9 @@ class VAE:
         self.working_dtypes: list[torch.dtype] = list(_WORKING_DTYPES)
         self.device = comfy.model_management.vae_device() if device is None else device
         self.output_device = comfy.model_management.intermediate_device()
-        self.reason = f"{what}: no VAE was given"
+        self.reason = f"{origin} holds none."
         self._describe(Autoencoder(torch.nn.Module(), 4, 8, 0, 0))
-        if sd is None:
+        if not sd:
             return
         kept = comfy.state_dicts.weight_dtype(sd) or torch.float32
         if dtype is None:
@@ -98,7 +98,7 @@ class VAE:
         stored = storage_dtype(kept, dtype)
         operations = comfy.ops.pick_operations(stored, self.vae_dtype)
         try:
-            built = build_autoencoder(sd, stored, operations, what)
+            built = build_autoencoder(sd, stored, operations, f"{origin}: VAE")
         except NotAVAE as err:
             # ComfyUI's callers get an object that says what is wrong when it is used.
             self.reason = str(err)
