@@ -188,7 +188,9 @@ def survey(
             weight = by_identity.pop(identity, None)
             if weight is None:
                 source = _source_of_new(tensor, device, fetcher)
-                weight = Weight(tensor, source, cast_dtype(tensor.dtype, dtype))
+                # Buffers are tables of numbers: nothing is saved, and much is lost, by a cast.
+                wanted = dtype if isinstance(tensor, torch.nn.Parameter) else None
+                weight = Weight(tensor, source, cast_dtype(tensor.dtype, wanted))
             weight.keys, weight.places = [], []
             found[identity] = weight
         weight.keys.append(key)
