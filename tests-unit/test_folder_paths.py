@@ -1,0 +1,225 @@
+"""Where files are: folders of models, names with a folder in brackets, names of saved pictures."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import comfy.cli_args
+import comfy.options
+import folder_paths
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The one folder of the kind "things", which takes .safetensors."""
+    folder = tmp_path / "things"
+    folder.mkdir()
+    kinds = {"things": ([str(folder)], {".safetensors"})}
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", kinds)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    return folder
+
+
+@pytest.fixture
+def rebased(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The module as it is under ``--base-directory``."""
+    monkeypatch.setattr(sys, "argv", ["main.py", "--base-directory", str(tmp_path)])
+    monkeypatch.setattr(comfy.options, "args_parsing", True)
+    importlib.reload(comfy.cli_args)
+    importlib.reload(folder_paths)
+    yield tmp_path
+    monkeypatch.undo()
+    importlib.reload(comfy.cli_args)
+    importlib.reload(folder_paths)
+
+
+def test_base_directory_moves_models_and_outputs(rebased: Path) -> None:
+    assert folder_paths.models_dir == str(rebased / "models")
+    assert folder_paths.get_output_directory() == str(rebased / "output")
+    assert folder_paths.get_folder_paths("vae") == [str(rebased / "models" / "vae")]
+    assert (rebased / "input").is_dir()
+
+
+@pytest.mark.parametrize(("old", "new"), [("unet", "diffusion_models"), ("clip", "text_encoders")])
+def test_old_kinds_are_aliases_and_no_keys(old: str, new: str) -> None:
+    assert folder_paths.get_folder_paths(old) == folder_paths.get_folder_paths(new)
+    assert old not in folder_paths.folder_names_and_paths
+
+
+@pytest.mark.parametrize(
+    ("name", "plain", "kind"),
+    [
+        ("a.png [output]", "a.png", "output"),
+        ("sub/a.png [input]", "sub/a.png", "input"),
+        ("a.png [temp]", "a.png", "temp"),
+        ("a.png", "a.png", "other"),
+        ("a [output].png", "a [output].png", "other"),
+    ],
+)
+def test_brackets_name_a_folder(name: str, plain: str, kind: str) -> None:
+    folder = folder_paths.get_directory_by_type(kind)
+    assert folder_paths.annotated_filepath(name) == (plain, folder)
+
+
+def test_a_name_without_brackets_is_an_input(tmp_path: Path) -> None:
+    inputs = folder_paths.get_input_directory()
+    assert folder_paths.get_annotated_filepath("a.png") == os.path.join(inputs, "a.png")
+    (tmp_path / "a.png").touch()
+    path = folder_paths.get_annotated_filepath("a.png", str(tmp_path))
+    assert folder_paths.exists_annotated_filepath(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "is_default", "order"),
+    [
+        ("/new", False, ["/a", "/b", "/new"]),
+        ("/new", True, ["/new", "/a", "/b"]),
+        ("/b", True, ["/b", "/a"]),
+        ("/b", False, ["/a", "/b"]),
+    ],
+)
+def test_a_folder_is_added_once(
+    monkeypatch: pytest.MonkeyPatch, path: str, is_default: bool, order: list[str]
+) -> None:
+    kinds = {"text_encoders": (["/a", "/b"], set())}
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", kinds)
+    folder_paths.add_model_folder_path("clip", path, is_default)
+    assert kinds["text_encoders"][0] == order
+
+
+def test_a_new_kind_takes_every_file(models: Path) -> None:
+    folder_paths.add_model_folder_path("others", str(models))
+    (models / "a.xyz").touch()
+    assert folder_paths.get_filename_list("others") == ["a.xyz"]
+
+
+def test_names_are_relative_sorted_filtered_and_without_git(models: Path) -> None:
+    for name in ("b.safetensors", "sub/a.SAFETENSORS", "c.txt", ".git/d.safetensors"):
+        (models / name).parent.mkdir(exist_ok=True)
+        (models / name).touch()
+    expected = ["b.safetensors", os.path.join("sub", "a.SAFETENSORS")]
+    assert folder_paths.get_filename_list("things") == expected
+
+
+def test_a_listing_is_made_again_when_a_folder_changes(models: Path) -> None:
+    assert folder_paths.get_filename_list("things") == []
+    assert folder_paths.cached_filename_list_("things") is not None
+    (models / "a.safetensors").touch()
+    later = time.time() + 10
+    os.utime(models, (later, later))
+    assert folder_paths.get_filename_list("things") == ["a.safetensors"]
+
+
+def test_a_listing_is_made_again_when_a_configured_folder_appears(models: Path) -> None:
+    late = models.parent / "late"
+    folder_paths.add_model_folder_path("things", str(late))
+    assert folder_paths.get_filename_list("things") == []
+    late.mkdir()
+    (late / "a.safetensors").touch()
+    assert folder_paths.get_filename_list("things") == ["a.safetensors"]
+
+
+def test_inside_the_helper_listings_are_not_checked(models: Path) -> None:
+    with folder_paths.cache_helper:
+        assert folder_paths.get_filename_list("things") == []
+        (models / "a.safetensors").touch()
+        assert folder_paths.get_filename_list("things") == []
+    os.utime(models, (1, 1))
+    assert folder_paths.get_filename_list("things") == ["a.safetensors"]
+
+
+def test_a_link_to_a_folder_above_ends(models: Path) -> None:
+    (models / "a.safetensors").touch()
+    (models / "again").symlink_to(models, target_is_directory=True)
+    assert folder_paths.get_filename_list("things") == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["../secret", "/secret", "sub/../../secret"])
+def test_a_name_cannot_lead_out_of_its_folder(models: Path, name: str) -> None:
+    (models.parent / "secret").touch()
+    assert folder_paths.get_full_path("things", name) is None
+
+
+def test_missing_models_are_none_or_an_error(models: Path) -> None:
+    assert folder_paths.get_full_path("unknown", "a") is None
+    with pytest.raises(FileNotFoundError, match="'a' in the folders of 'things'"):
+        folder_paths.get_full_path_or_raise("things", "a")
+
+
+def test_the_first_folder_wins(models: Path) -> None:
+    second = models.parent / "second"
+    second.mkdir()
+    folder_paths.add_model_folder_path("things", str(second))
+    (second / "a").touch()
+    assert folder_paths.get_full_path("things", "a") == str(second / "a")
+    (models / "a").touch()
+    assert folder_paths.get_full_path("things", "a") == str(models / "a")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("", "cannot be empty"),
+        (3, "cannot be empty"),
+        ("a/b", "Invalid system user name"),
+        ("../x", "Invalid system user name"),
+        ("_a", "should not start with underscore"),
+    ],
+)
+def test_bad_system_users_are_refused(name: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        folder_paths.get_system_user_directory(name)
+
+
+def test_system_users_are_hidden_from_pages() -> None:
+    folder = folder_paths.get_system_user_directory("my_part")
+    assert os.path.basename(folder) == "__my_part"
+    assert folder_paths.get_public_user_directory("__my_part") is None
+    assert folder_paths.get_public_user_directory("") is None
+    assert os.path.basename(folder_paths.get_public_user_directory("me") or "") == "me"
+
+
+def test_content_types_come_from_extensions() -> None:
+    names = ["a.png", "b.mp4", "c.mp3", "d.webp", "e.fbx", "f.unknown"]
+    kept = folder_paths.filter_files_content_types(names, ["image", "model"])
+    assert kept == ["a.png", "d.webp", "e.fbx"]
+
+
+# -- saving ----------------------------------------------------------------------------------------
+
+
+def test_the_counter_is_one_more_than_the_highest(tmp_path: Path) -> None:
+    for name in ("x_00001_.png", "x_00041_.png", "x_abc_.png", "y_00099_.png", "x_7.png"):
+        (tmp_path / name).touch()
+    saved = folder_paths.get_save_image_path("x", str(tmp_path))
+    assert saved == (str(tmp_path) + os.sep, "x", 42, "", "x")
+
+
+def test_subfolders_are_made(tmp_path: Path) -> None:
+    folder, name, counter, subfolder, prefix = folder_paths.get_save_image_path(
+        "a/b/pic", str(tmp_path)
+    )
+    assert (name, counter, subfolder, prefix) == ("pic", 1, os.path.join("a", "b"), "a/b/pic")
+    assert Path(folder) == tmp_path / "a" / "b"
+    assert os.path.isdir(folder)
+
+
+def test_variables_are_replaced(tmp_path: Path) -> None:
+    name = folder_paths.get_save_image_path("%width%x%height%_%year%", str(tmp_path), 64, 32)[1]
+    assert name == f"64x32_{time.localtime().tm_year:04}"
+
+
+@pytest.mark.parametrize("prefix", ["../x", "/x/y", "a/../../x"])
+def test_saving_outside_is_refused(tmp_path: Path, prefix: str) -> None:
+    inside = tmp_path / "output"
+    inside.mkdir()
+    with pytest.raises(ValueError, match="outside the output folder"):
+        folder_paths.get_save_image_path(prefix, str(inside))
+    assert os.listdir(tmp_path) == ["output"]
