@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from comfy.weight_adapter import dora
-from comfy.weight_adapter.parts import Place, identity, on_meta, placed
+from comfy.weight_adapter.parts import Matrix, Place, flat, identity, placed
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
@@ -100,6 +100,10 @@ class DenseAdapter(WeightAdapterBase):
         """By what the change is multiplied, alpha / rank."""
         raise NotImplementedError
 
+    def shape(self, weight: torch.Tensor) -> Matrix | None:
+        """Rows and columns of the change for a weight; None if the parts do not match."""
+        raise NotImplementedError
+
     def change(self, weight: torch.Tensor, place: Place) -> torch.Tensor:
         """Compute the unscaled change, a new tensor with as many elements as the weight.
 
@@ -110,15 +114,12 @@ class DenseAdapter(WeightAdapterBase):
         raise NotImplementedError
 
     def misfit(self, weight: torch.Tensor) -> str | None:
-        """Compute on the meta device, where only shapes are, and compare."""
-        shadow = on_meta(weight)
-        try:
-            shape = tuple(self.change(shadow, on_meta).shape)
-        except (RuntimeError, ValueError, IndexError):
+        """Compare the shapes of parts and weight."""
+        shape = self.shape(weight)
+        if shape is None:
             tensors = [part for part in self.weights if isinstance(part, torch.Tensor)]
             return "parts of shapes " + ", ".join(str(tuple(part.shape)) for part in tensors)
-        numel = functools.reduce(lambda count, size: count * size, shape, 1)
-        if weight.dim() == 0 or shape[0] != weight.shape[0] or numel != weight.numel():
+        if shape != flat(weight):
             return f"shape {shape}"
         if self.dora_scale is not None and not dora.fits(weight, self.dora_scale):
             return f"magnitudes of shape {tuple(self.dora_scale.shape)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from comfy.weight_adapter.oft import OFTAdapter, cayley
-from comfy.weight_adapter.parts import Place
+from comfy.weight_adapter.parts import Matrix, Place, flat
 
 
 class BOFTAdapter(OFTAdapter):
@@ -18,6 +18,12 @@ class BOFTAdapter(OFTAdapter):
 
     name = "boft"
     block_axes = 4
+
+    def shape(self, weight: torch.Tensor) -> Matrix | None:
+        """As OFT's, if the runs of the last stage divide the outputs, too."""
+        stages, _, size, _ = self.weights[0].shape
+        run = size // 2 * 2**stages
+        return super().shape(weight) if run and not flat(weight)[0] % run else None
 
     def rotate(self, rows: torch.Tensor, weight: torch.Tensor, place: Place) -> torch.Tensor:
         """Turn `rows`, (out, in * kernel)."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from comfy.weight_adapter.base import DenseAdapter
-from comfy.weight_adapter.parts import Place
+from comfy.weight_adapter.parts import Matrix, Place, flat
 
 
 class GLoRAAdapter(DenseAdapter):
@@ -44,20 +44,30 @@ class GLoRAAdapter(DenseAdapter):
         rank = min(min(part.flatten(1).shape) for part in parts)
         return 1.0 if alpha is None else alpha / rank
 
+    def shape(self, weight: torch.Tensor) -> Matrix | None:
+        """The weight's own, if both pairs have an order of multiplication that goes with it."""
+        if weight.dim() < 2 or any(part.dim() < 2 for part in self.weights[:4]):
+            return None
+        a1, a2, b1, b2 = (part.flatten(1) for part in self.weights[:4])
+        has_b = _ordered(b1, b2, *flat(weight)) is not None
+        inner = (weight.shape[1], flat(weight)[1])
+        has_a = any(_ordered(a1, a2, inputs, inputs) is not None for inputs in inner)
+        return flat(weight) if has_a and has_b else None
+
     def change(self, weight: torch.Tensor, place: Place) -> torch.Tensor:
-        """(out, in * kernel)."""
+        """(out, in * kernel); the parts must fit."""
         a1, a2, b1, b2 = (place(part).flatten(1) for part in self.weights[:4])
-        flat = weight.flatten(1)
-        pair = _ordered(b1, b2, *flat.shape)
-        if pair is None:
-            raise ValueError(f"b1 and b2 make no matrix of shape {tuple(flat.shape)}")
-        change = pair[0] @ pair[1]
-        for inputs in (weight, flat):
-            pair = _ordered(a1, a2, inputs.shape[1], inputs.shape[1])
-            if pair is not None:
-                mixed = torch.einsum("oi...,ir,rj->oj...", inputs.to(change.dtype), *pair)
-                return change.add_(mixed.flatten(1))
-        raise ValueError(f"a1 and a2 make no square matrix for a weight of {tuple(weight.shape)}")
+        inputs = weight
+        through = _ordered(a1, a2, weight.shape[1], weight.shape[1])
+        if through is None:
+            inputs = weight.flatten(1)
+            through = _ordered(a1, a2, inputs.shape[1], inputs.shape[1])
+        beside = _ordered(b1, b2, *flat(weight))
+        if through is None or beside is None:
+            raise ValueError(f"the parts do not fit a weight of shape {tuple(weight.shape)}")
+        change = beside[0] @ beside[1]
+        mixed = torch.einsum("oi...,ir,rj->oj...", inputs.to(change.dtype), *through)
+        return change.add_(mixed.flatten(1))
 
 
 def _ordered(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from comfy.weight_adapter.base import DenseAdapter
-from comfy.weight_adapter.parts import Place, tucker
+from comfy.weight_adapter.parts import Matrix, Place, flat, product_shape, tucker, tucker_shape
 
 
 class LoHaAdapter(DenseAdapter):
@@ -45,11 +45,23 @@ class LoHaAdapter(DenseAdapter):
         alpha = self.weights[2]
         return 1.0 if alpha is None else alpha / self.weights[1].shape[0]
 
+    def shape(self, weight: torch.Tensor) -> Matrix | None:
+        """Of both factors, which must be the same."""
+        w1_a, w1_b, _, w2_a, w2_b, t1, t2, _ = self.weights
+        first, second = _shape(w1_a, w1_b, t1), _shape(w2_a, w2_b, t2)
+        return first if first == second else None
+
     def change(self, weight: torch.Tensor, place: Place) -> torch.Tensor:
         """(out, in * kernel), or (out, in, *kernel) with cores."""
         w1_a, w1_b, _, w2_a, w2_b, t1, t2, _ = self.weights
         first = _product(w1_a, w1_b, t1, place)
         return first.mul_(_product(w2_a, w2_b, t2, place))
+
+
+def _shape(left: torch.Tensor, right: torch.Tensor, core: torch.Tensor | None) -> Matrix | None:
+    if core is None:
+        return product_shape(flat(left), flat(right))
+    return tucker_shape(core, left, right)
 
 
 def _product(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from comfy.weight_adapter.base import DenseAdapter
-from comfy.weight_adapter.parts import Place, tucker
+from comfy.weight_adapter.parts import Matrix, Place, flat, product_shape, tucker, tucker_shape
 
 _PARTS = ("lokr_w1", "lokr_w2", "lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
 
@@ -47,6 +47,20 @@ class LoKrAdapter(DenseAdapter):
         if alpha is None or (w1 is not None and w2 is not None):
             return 1.0
         return alpha / (w2_b if w2 is None else w1_b).shape[0]
+
+    def shape(self, weight: torch.Tensor) -> Matrix | None:
+        """Rows and columns of both sides, multiplied."""
+        w1, w2, _, w1_a, w1_b, w2_a, w2_b, t2, _ = self.weights
+        left = flat(w1) if w1 is not None else product_shape(flat(w1_a), flat(w1_b))
+        if w2 is not None:
+            right: Matrix | None = flat(w2)
+        elif t2 is not None:
+            right = tucker_shape(t2, w2_a, w2_b)
+        else:
+            right = product_shape(flat(w2_a), flat(w2_b))
+        if left is None or right is None:
+            return None
+        return left[0] * right[0], left[1] * right[1]
 
     def change(self, weight: torch.Tensor, place: Place) -> torch.Tensor:
         """(out, in * kernel): the kernel counts fastest in w2, so flattening it changes nothing."""

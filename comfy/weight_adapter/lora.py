@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 
 from comfy.weight_adapter.base import DenseAdapter, Function
-from comfy.weight_adapter.parts import Place, can_grow, identity, pad_to
+from comfy.weight_adapter.parts import (
+    Matrix,
+    Place,
+    can_grow,
+    flat,
+    identity,
+    pad_to,
+    product_shape,
+)
 
 # Up, down and middle as the trainers write them behind a module's name.
 _FORMS: tuple[tuple[str, str, str | None], ...] = (
@@ -76,6 +85,15 @@ class LoRAAdapter(DenseAdapter):
         if middle is not None:
             low = torch.einsum("ab...,bi->ai...", place(middle), low).flatten(1)
         return place(up).flatten(1), low
+
+    def shape(self, weight: torch.Tensor) -> Matrix | None:
+        """Of up times down, or times middle and down."""
+        up, down, _, middle, _, _ = self.weights
+        low: Matrix | None = flat(down)
+        if middle is not None:
+            wide = (middle.shape[1], flat(down)[1] * math.prod(middle.shape[2:]))
+            low = (middle.shape[0], wide[1]) if wide[0] == down.shape[0] else None
+        return product_shape(flat(up), low)
 
     def change(self, weight: torch.Tensor, place: Place) -> torch.Tensor:
         """(out, in * kernel)."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from comfy.weight_adapter.base import DenseAdapter
-from comfy.weight_adapter.parts import Place
+from comfy.weight_adapter.parts import Matrix, Place, flat
 
 
 class OFTAdapter(DenseAdapter):
@@ -46,11 +46,18 @@ class OFTAdapter(DenseAdapter):
         """A rotation has no scale."""
         return 1.0
 
+    def shape(self, weight: torch.Tensor) -> Matrix | None:
+        """The weight's own, if the blocks divide its outputs."""
+        blocks, rescale, _, _ = self.weights
+        number, size, width = blocks.shape[-3:]
+        outputs = flat(weight)[0]
+        if size != width or number * size != outputs:
+            return None
+        return flat(weight) if rescale is None or rescale.numel() == outputs else None
+
     def generators(self, weight: torch.Tensor, place: Place) -> torch.Tensor:
         """The skew-symmetric matrices Q, their joint norm limited."""
         blocks, _, alpha, _ = self.weights
-        if blocks.shape[-3] * blocks.shape[-1] != weight.shape[0]:
-            raise ValueError(f"{tuple(blocks.shape)} are no blocks for {weight.shape[0]} outputs")
         raw = place(blocks).float()
         skew = raw - raw.transpose(-1, -2)
         if alpha:
