@@ -30,11 +30,11 @@ class UncondRun(Run):
             disable_cfg1_optimization=True,
         )
         self.extra_args = {**self.extra_args, "model_options": options}
-        self._caught: torch.Tensor | None = None
+        self._caught: list[torch.Tensor] = []
 
     def _catch(self, args: dict[str, Any]) -> torch.Tensor:
         uncond = args["uncond_denoised"]
-        self._caught = args["denoised"] if uncond is None else uncond
+        self._caught = [args["denoised"] if uncond is None else uncond]
         return args["denoised"]
 
     def denoise(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -43,14 +43,14 @@ class UncondRun(Run):
         Raises:
             RuntimeError: the model did not call the post-CFG functions of its model_options.
         """
-        self._caught = None
+        self._caught.clear()
         denoised = super().denoise(x, sigma)
-        if self._caught is None:
+        if not self._caught:
             raise RuntimeError(
                 "A CFG++ sampler needs the unconditional estimate, but the model called no"
                 " function of model_options['sampler_post_cfg_function']. Use a guider that does."
             )
-        self.uncond = self._caught
+        self.uncond = self._caught[0]
         return denoised
 
     def with_uncond_noise(

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torchsde
 
-
 # The path is resolved to 10^-6: torchsde rounds times to as many digits.
 TIME_DIGITS = 6
 

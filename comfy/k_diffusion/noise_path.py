@@ -132,16 +132,21 @@ def find_model_sampling(model: Any) -> Any:
     return None
 
 
+def is_flow(model_sampling: Any) -> bool:
+    """Whether states are alpha x0 + s n with alpha = 1 - s, instead of x0 + s n."""
+    return isinstance(model_sampling, CONST)
+
+
 def sigma_to_half_log_snr(sigma: torch.Tensor, model_sampling: Any) -> torch.Tensor:
     """Lambda = ln(alpha / sigma) of noise levels; shape and dtype of `sigma`."""
-    if isinstance(model_sampling, CONST):
+    if is_flow(model_sampling):
         return -sigma.logit()
     return -sigma.log()
 
 
 def half_log_snr_to_sigma(half_log_snr: torch.Tensor, model_sampling: Any) -> torch.Tensor:
     """The noise levels with these lambdas; shape and dtype of `half_log_snr`."""
-    if isinstance(model_sampling, CONST):
+    if is_flow(model_sampling):
         return (-half_log_snr).sigmoid()
     return (-half_log_snr).exp()
 
@@ -150,7 +155,7 @@ def offset_first_sigma_for_snr(
     sigmas: torch.Tensor, model_sampling: Any, percent_offset: float = 1e-4
 ) -> torch.Tensor:
     """Replace a flow's first level of 1, whose SNR is 0, by the one shortly after it."""
-    if len(sigmas) > 1 and isinstance(model_sampling, CONST) and sigmas[0] >= 1:
+    if len(sigmas) > 1 and is_flow(model_sampling) and sigmas[0] >= 1:
         sigmas = sigmas.clone()
         sigmas[0] = model_sampling.percent_to_sigma(percent_offset)
     return sigmas

@@ -11,9 +11,9 @@ from tqdm import tqdm
 from comfy.k_diffusion.noise_path import (
     NoisePath,
     find_model_sampling,
+    is_flow,
     offset_first_sigma_for_snr,
 )
-from comfy.model_sampling import CONST
 
 Noise = Callable[[Any, Any], torch.Tensor]
 """Called as noise(sigma, sigma_next); gives unit normal noise shaped like the state."""
@@ -47,7 +47,7 @@ class Run:
         self.model, self.x, self.callback, self.disable = model, x, callback, disable
         self.extra_args = extra_args or {}
         self.model_sampling = find_model_sampling(model)
-        self.path = NoisePath(isinstance(self.model_sampling, CONST))
+        self.path = NoisePath(is_flow(self.model_sampling))
         if finite_snr:
             sigmas = offset_first_sigma_for_snr(sigmas, self.model_sampling)
         self.sigmas = sigmas
