@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
+
+from comfy.ldm.modules.diffusionmodules.util import norm_groups
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -25,7 +28,13 @@ SMALL_UNET: dict[str, Any] = {
 
 
 def with_random_weights(network: Network, seed: int = 0) -> Network:
-    """Fill all parameters, norms included, so that every one of them counts; returns the network."""
+    """Fill all parameters, norms included, so that every one of them counts; returns the network.
+
+    Norms of other libraries get the groups that a narrow network has here.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.GroupNorm):
+            layer.num_groups = norm_groups(layer.num_channels)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -40,6 +49,27 @@ def relative_difference(got: torch.Tensor, wanted: torch.Tensor) -> float:
     assert torch.isfinite(largest)
     assert largest > 0
     return float(((got - wanted).abs().max() / largest).detach())
+
+
+def gradient_difference(got: nn.Module, wanted: Mapping[str, torch.Tensor]) -> float:
+    """The largest relative difference of a parameter's gradient.
+
+    What is below a millionth of the largest gradient of all is rounding only: so are those of
+    biases before a norm over one channel each, which are zero.
+
+    Args:
+        got: Has gradients.
+        wanted: Gradients by the names of its parameters.
+    """
+    gradients = {name: parameter.grad for name, parameter in got.named_parameters()}
+    assert gradients.keys() == wanted.keys()
+    floor = 1e-6 * max(float(gradient.abs().max()) for gradient in wanted.values())
+    differences = []
+    for name, gradient in gradients.items():
+        assert gradient is not None, name
+        largest = max(floor, float(wanted[name].abs().max()))
+        differences.append(float((gradient - wanted[name]).abs().max()) / largest)
+    return max(differences)
 
 
 def called_in_order(network: nn.Module, *args: Any, **kwargs: Any) -> list[str]:

@@ -25,6 +25,7 @@ from comfy.ldm.modules.attention_backends import (
     attention_sub_quad,
     attention_xformers,
 )
+from comfy.ldm.modules.diffusionmodules.util import norm_groups
 from comfy.ldm.modules.feed_forward import GEGLU as GEGLU
 from comfy.ldm.modules.feed_forward import FeedForward as FeedForward
 
@@ -327,7 +328,9 @@ class SpatialTransformer(nn.Module):
         inner = n_heads * d_head
         self.in_channels = in_channels
         self.use_linear = use_linear
-        self.norm = operations.GroupNorm(32, in_channels, eps=1e-6, affine=True, **place)
+        self.norm = operations.GroupNorm(
+            norm_groups(in_channels), in_channels, eps=1e-6, affine=True, **place
+        )
         project = operations.Linear if use_linear else operations.Conv2d
         kernel = {} if use_linear else {"kernel_size": 1}
         self.proj_in = project(in_channels, inner, **kernel, **place)

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 import comfy.ldm.modules.attention
 import comfy.ops
+from comfy.ldm.modules.diffusionmodules.util import norm_groups
 
 
 def nonlinearity(x: torch.Tensor) -> torch.Tensor:
@@ -25,14 +26,19 @@ def nonlinearity(x: torch.Tensor) -> torch.Tensor:
 
 def Normalize(
     in_channels: int,
-    num_groups: int = 32,
+    num_groups: int | None = None,
     dtype=None,
     device=None,
     operations=comfy.ops.disable_weight_init,
 ) -> nn.Module:
     """GroupNorm as all of the autoencoder has it."""
     norm: nn.Module = operations.GroupNorm(
-        num_groups, in_channels, eps=1e-6, affine=True, dtype=dtype, device=device
+        num_groups or norm_groups(in_channels),
+        in_channels,
+        eps=1e-6,
+        affine=True,
+        dtype=dtype,
+        device=device,
     )
     return norm
 
@@ -99,7 +105,8 @@ class ResnetBlock(nn.Module):
     def forward(self, x: torch.Tensor, temb: None = None) -> torch.Tensor:
         """Map features [batch, channels, height, width]; there is no timestep, `temb` is None."""
         h = self.conv1(nonlinearity(self.norm1(x)))
-        h = self.conv2(self.dropout(nonlinearity(self.norm2(h))))
+        h = nonlinearity(self.norm2(h))
+        h = self.conv2(self.dropout(h))
         if self.in_channels != self.out_channels:
             x = self.nin_shortcut(x)
         result: torch.Tensor = h.add_(x)

@@ -14,7 +14,7 @@ from comfy.ldm.modules.diffusionmodules.unet_blocks import UNetBlocks
 from comfy.ldm.modules.diffusionmodules.unet_layers import Downsample as Downsample
 from comfy.ldm.modules.diffusionmodules.unet_layers import ResBlock as ResBlock
 from comfy.ldm.modules.diffusionmodules.unet_layers import TimestepBlock, Upsample
-from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
+from comfy.ldm.modules.diffusionmodules.util import norm_groups, timestep_embedding
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
 Options = dict[str, Any]
@@ -224,7 +224,7 @@ class UNetModel(nn.Module):
         self.middle_block = TimestepEmbedSequential(*middle) if middle else None
         self.output_blocks = nn.ModuleList(TimestepEmbedSequential(*layers) for layers in outputs)
         self.out = nn.Sequential(
-            operations.GroupNorm(32, channels, **place),
+            operations.GroupNorm(norm_groups(channels), channels, **place),
             nn.SiLU(inplace=True),
             operations.Conv2d(channels, self.out_channels, 3, padding=1, **place),
         )

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 import comfy.ops
+from comfy.ldm.modules.diffusionmodules.util import norm_groups
 
 
 class TimestepBlock(nn.Module):
@@ -96,7 +97,7 @@ class ResBlock(TimestepBlock):
         self.out_channels = out_channels
         # The norms' outputs are nobody else's, so their activations need no memory of their own.
         self.in_layers = nn.Sequential(
-            operations.GroupNorm(32, channels, **place),
+            operations.GroupNorm(norm_groups(channels), channels, **place),
             nn.SiLU(inplace=True),
             operations.Conv2d(channels, out_channels, 3, padding=1, **place),
         )
@@ -104,7 +105,7 @@ class ResBlock(TimestepBlock):
             nn.SiLU(), operations.Linear(emb_channels, out_channels, **place)
         )
         self.out_layers = nn.Sequential(
-            operations.GroupNorm(32, out_channels, **place),
+            operations.GroupNorm(norm_groups(out_channels), out_channels, **place),
             nn.SiLU(inplace=True),
             nn.Dropout(dropout),
             operations.Conv2d(out_channels, out_channels, 3, padding=1, **place),

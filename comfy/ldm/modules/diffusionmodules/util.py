@@ -1,4 +1,4 @@
-"""The embedding of timesteps."""
+"""What the networks share: the embedding of timesteps, the groups of normalisations."""
 
 from __future__ import annotations
 
@@ -30,3 +30,12 @@ def timestep_embedding(
     angles = timesteps[:, None].float() * torch.exp(-math.log(max_period) * steps)
     embedded = torch.cat([angles.cos(), angles.sin()], dim=-1)
     return torch.nn.functional.pad(embedded, (0, dim % 2))
+
+
+def norm_groups(channels: int) -> int:
+    """Groups of a group normalisation: 32, and fewer where that leaves less than four channels each.
+
+    Published models are wide enough for 32. In a narrow one a group of a single channel would lose
+    the channel's mean, and with it what a plain area's colour is.
+    """
+    return max(1, min(32, channels // 4))

@@ -1,4 +1,4 @@
-"""The embedding of timesteps."""
+"""The embedding of timesteps; groups of norms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
+from comfy.ldm.modules.diffusionmodules.util import norm_groups, timestep_embedding
 
 
 @pytest.mark.parametrize("t", [0.0, 1.0, 12.5, 999.0])
@@ -37,3 +37,10 @@ def test_integers_are_embedded_as_numbers() -> None:
 def test_it_may_only_repeat() -> None:
     got = timestep_embedding(torch.tensor([1.0, 2.0]), 3, repeat_only=True)
     assert got.tolist() == [[1.0] * 3, [2.0] * 3]
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(1280, 32), (320, 32), (128, 32), (96, 24), (64, 16), (32, 8), (3, 1)]
+)
+def test_no_group_of_a_narrow_network_is_a_single_channel(channels: int, groups: int) -> None:
+    assert norm_groups(channels) == groups
