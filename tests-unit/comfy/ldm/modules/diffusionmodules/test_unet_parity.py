@@ -13,7 +13,7 @@ from comfy.key_tables import UNET_MAP_BASIC
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 from support import layouts
-from support.networks import relative_difference, with_random_weights
+from support.networks import gradient_difference, relative_difference, with_random_weights
 
 PREFIX = "model.diffusion_model."
 UNETS = [name for name in layouts.names() if name.startswith(("sd15_", "sd21_", "sdxl_"))]
@@ -116,7 +116,7 @@ def run_reference(theirs: Any, given: dict[str, torch.Tensor]) -> torch.Tensor:
     return sample
 
 
-@pytest.mark.parametrize("size", [(16, 24), (8, 20)])
+@pytest.mark.parametrize("size", [(8, 16), (16, 8)])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_it_predicts_what_diffusers_predicts(name: str, size: tuple[int, int]) -> None:
     ours, theirs = pair(name)
@@ -133,13 +133,8 @@ def test_it_learns_what_diffusers_learns(name: str) -> None:
     run(name, ours, given).square().mean().backward()
     run_reference(theirs, given).square().mean().backward()
     keys = unet_to_diffusers(CONFIGS[name], UNET_MAP_BASIC)
-    gradients = {key: parameter.grad for key, parameter in ours.named_parameters()}
-    for key, parameter in theirs.named_parameters():
-        got = gradients.pop(keys[key])
-        assert got is not None
-        assert parameter.grad is not None
-        assert relative_difference(got, parameter.grad) <= 1e-3, key
-    assert gradients == {}
+    wanted = {keys[key]: p.grad for key, p in theirs.named_parameters() if p.grad is not None}
+    assert gradient_difference(ours, wanted) <= 1e-3
 
 
 @pytest.mark.parametrize("name", UNETS)
