@@ -1,0 +1,1 @@
+"""The nodes that every workflow begins with; their public names are in `nodes`."""

@@ -1,0 +1,251 @@
+"""Pictures to and from files: PNG with the graph in it, and whatever Pillow reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import string
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, ImageSequence
+from PIL.PngImagePlugin import PngInfo
+
+import folder_paths
+import node_helpers
+from comfy.cli_args import args
+
+_NO_MASK_PIXELS = 64
+
+
+def png_metadata(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> PngInfo | None:
+    """Text chunks that hold the graph; None under --disable-metadata."""
+    if args.disable_metadata:
+        return None
+    found = PngInfo()
+    if prompt is not None:
+        found.add_text("prompt", json.dumps(prompt))
+    for key, value in (extra_pnginfo or {}).items():
+        found.add_text(key, json.dumps(value))
+    return found
+
+
+def to_pillow(image: torch.Tensor) -> Image.Image:
+    """One picture, (height, width, 3 or 4), 0 to 1, as 8-bit."""
+    return Image.fromarray((image.cpu().float().numpy() * 255.0).clip(0, 255).astype(np.uint8))
+
+
+def write_png(image: Image.Image, path: Path, pnginfo: PngInfo | None, compress_level: int) -> None:
+    """Write a file that is whole or not there."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            image.save(file, format="PNG", pnginfo=pnginfo, compress_level=compress_level)
+        # mkstemp allows nobody else to read; a picture gets what the user's mask gives.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class SaveImage:
+    """Writes a batch into the output folder."""
+
+    def __init__(self) -> None:
+        self.output_dir = folder_paths.get_output_directory()
+        self.type = "output"
+        self.prefix_append = ""
+        self.compress_level = 4
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """See nodes."""
+        prefix = {"default": "ComfyUI", "tooltip": "Start of the files' names; may hold folders."}
+        return {
+            "required": {"images": ("IMAGE",), "filename_prefix": ("STRING", prefix)},
+            "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
+        }
+
+    RETURN_TYPES = ()
+    FUNCTION = "save_images"
+    OUTPUT_NODE = True
+    CATEGORY = "image"
+    DESCRIPTION = "Saves the images to the output folder, with the workflow inside."
+
+    def save_images(
+        self,
+        images: torch.Tensor,
+        filename_prefix: str = "ComfyUI",
+        prompt: Any = None,
+        extra_pnginfo: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Save (batch, height, width, channels), 0 to 1; gives the records of the files."""
+        height, width = images[0].shape[:2]
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            filename_prefix + self.prefix_append, self.output_dir, width, height
+        )
+        metadata = png_metadata(prompt, extra_pnginfo)
+        records = []
+        for index, image in enumerate(images):
+            numbered = name.replace("%batch_num%", str(index))
+            file = f"{numbered}_{counter + index:05}_.png"
+            write_png(to_pillow(image), Path(folder, file), metadata, self.compress_level)
+            records.append({"filename": file, "subfolder": subfolder, "type": self.type})
+        return {"ui": {"images": records}}
+
+
+class PreviewImage(SaveImage):
+    """Writes a batch into the temporary folder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.output_dir = folder_paths.get_temp_directory()
+        self.type = "temp"
+        self.prefix_append = "_temp_" + "".join(random.choices(string.ascii_lowercase, k=5))
+        self.compress_level = 1
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """See nodes."""
+        return {
+            "required": {"images": ("IMAGE",)},
+            "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
+        }
+
+    DESCRIPTION = "Shows the images without keeping them."
+
+
+def _input_pictures() -> list[str]:
+    folder = folder_paths.get_input_directory()
+    files = [entry.name for entry in os.scandir(folder) if entry.is_file()]
+    return sorted(folder_paths.filter_files_content_types(files, ["image"]))
+
+
+def _content_hash(image: str) -> str:
+    return hashlib.sha256(Path(folder_paths.get_annotated_filepath(image)).read_bytes()).hexdigest()
+
+
+def _check_exists(image: str) -> bool | str:
+    if folder_paths.exists_annotated_filepath(image):
+        return True
+    return f"Invalid image file: {image}"
+
+
+def _upright(frame: Image.Image) -> Image.Image:
+    turned = node_helpers.pillow(ImageOps.exif_transpose, frame)
+    # 16-bit grey; Pillow would clip it to white.
+    if not turned.mode.startswith("I"):
+        return turned
+    return turned.convert("I").point(lambda value: value * (1 / 255))
+
+
+def _mask_of(frame: Image.Image) -> torch.Tensor:
+    """1 where the picture is transparent, (height, width); a small blank if it has no alpha."""
+    if frame.mode == "P" and "transparency" in frame.info:
+        frame = frame.convert("RGBA")
+    if "A" not in frame.getbands():
+        return torch.zeros((_NO_MASK_PIXELS, _NO_MASK_PIXELS))
+    return 1.0 - torch.from_numpy(np.asarray(frame.getchannel("A")).astype(np.float32) / 255.0)
+
+
+class LoadImage:
+    """Reads a picture of the input folder; its frames become a batch."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """See nodes."""
+        return {"required": {"image": (_input_pictures(), {"image_upload": True})}}
+
+    CATEGORY = "image"
+    RETURN_TYPES = ("IMAGE", "MASK")
+    FUNCTION = "load_image"
+
+    def load_image(self, image: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give (frames, height, width, 3), 0 to 1, and 1 where it is transparent."""
+        path = folder_paths.get_annotated_filepath(image)
+        pictures: list[torch.Tensor] = []
+        masks: list[torch.Tensor] = []
+        with node_helpers.pillow(Image.open, path) as opened:
+            for frame in ImageSequence.Iterator(opened):
+                upright = _upright(frame)
+                pixels = np.asarray(upright.convert("RGB")).astype(np.float32) / 255.0
+                if pictures and pixels.shape != tuple(pictures[0].shape):
+                    continue
+                pictures.append(torch.from_numpy(pixels))
+                masks.append(_mask_of(upright))
+                if opened.format == "MPO":
+                    break
+        return torch.stack(pictures), torch.stack(masks)
+
+    @classmethod
+    def IS_CHANGED(cls, image: str) -> str:
+        """The content's hash: a file that was replaced is read again."""
+        return _content_hash(image)
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, image: str) -> bool | str:
+        """Any existing file will do, listed or not."""
+        return _check_exists(image)
+
+
+class LoadImageMask:
+    """Reads one channel of a picture as a mask."""
+
+    _CHANNELS = ("alpha", "red", "green", "blue")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """See nodes."""
+        return {
+            "required": {
+                "image": (_input_pictures(), {"image_upload": True}),
+                "channel": (list(cls._CHANNELS),),
+            }
+        }
+
+    CATEGORY = "mask"
+    RETURN_TYPES = ("MASK",)
+    FUNCTION = "load_image"
+
+    def load_image(self, image: str, channel: str) -> tuple[torch.Tensor]:
+        """Give (1, height, width), 0 to 1; alpha is turned round, so that holes are masked."""
+        with node_helpers.pillow(Image.open, folder_paths.get_annotated_filepath(image)) as opened:
+            upright = _upright(opened)
+            if channel == "alpha":
+                return (_mask_of(upright).unsqueeze(0),)
+            band = channel[0].upper()
+            values = np.asarray(upright.convert("RGB").getchannel(band)).astype(np.float32)
+        return (torch.from_numpy(values / 255.0).unsqueeze(0),)
+
+    @classmethod
+    def IS_CHANGED(cls, image: str, channel: str) -> str:
+        """The content's hash: a file that was replaced is read again."""
+        return _content_hash(image)
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, image: str) -> bool | str:
+        """Any existing file will do, listed or not."""
+        return _check_exists(image)
+
+
+NODE_CLASS_MAPPINGS = {
+    "SaveImage": SaveImage,
+    "PreviewImage": PreviewImage,
+    "LoadImage": LoadImage,
+    "LoadImageMask": LoadImageMask,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "SaveImage": "Save Image",
+    "PreviewImage": "Preview Image",
+    "LoadImage": "Load Image",
+    "LoadImageMask": "Load Image (as Mask)",
+}
