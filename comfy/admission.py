@@ -19,7 +19,7 @@ FULL = 1 << 60
 
 # On a small device a general figure for activations must not turn away a model that fits.
 _INFERENCE_SHARE = 4
-_RESERVE_SHARE = 8
+_EXTRA_SHARE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,8 @@ def beside(
     minimum: int | None,
     usual: int,
     reserve: int,
-    is_reserve_fixed: bool,
+    extra: int,
+    is_extra_fixed: bool,
     staging: int,
     cast: int,
     capacity: int,
@@ -69,8 +70,9 @@ def beside(
         asked: The caller's estimate of a forward pass.
         minimum: The caller's estimate of the smallest useful one; None where there is but one.
         usual: What a forward pass is taken to need at least.
-        reserve: For other programs.
-        is_reserve_fixed: The user named the reserve; else a small device keeps less.
+        reserve: What loading leaves free.
+        extra: What other programs on the device are taken to need.
+        is_extra_fixed: The user named it; else a small device keeps less.
         staging: Of the ring.
         cast: Of the largest weight.
         capacity: What the device could give if all models were unloaded.
@@ -78,8 +80,9 @@ def beside(
     floor = min(usual, capacity // _INFERENCE_SHARE)
     inference = max(asked, floor)
     least = inference if minimum is None else min(inference, max(minimum, floor))
-    kept = reserve if is_reserve_fixed else min(reserve, capacity // _RESERVE_SHARE)
-    return Beside(inference, least, kept, staging, cast)
+    share = capacity // _EXTRA_SHARE
+    kept = max(reserve, extra if is_extra_fixed else min(extra, share))
+    return Beside(inference, least, kept, min(staging, share), cast)
 
 
 def budget(missing: int, room: Beside, free: int) -> int:

@@ -123,8 +123,9 @@ class ModelLoading:
         profile = device_memory.profile(device)
         fixed = loader.options.reserve_bytes
         reserve = default_reserve(profile, pool) if fixed is None else fixed
-        if not profile.unified and device.type != "cpu":
-            reserve = max(reserve, self._face.extra_reserved_memory())
+        # On unified memory and on the CPU the reserve already is what others need.
+        is_own = not profile.unified and device.type != "cpu"
+        flag = self._flags.reserve_vram
         sharing = (one for one in self._known if device_memory.share_memory(one.device, device))
         loaded = sum(one.model_loaded_memory() for one in sharing if one.model is not None)
         return admission.beside(
@@ -132,7 +133,8 @@ class ModelLoading:
             minimum=None if minimum is None else int(minimum),
             usual=self._face.minimum_inference_memory(),
             reserve=reserve,
-            is_reserve_fixed=fixed is not None or self._flags.reserve_vram is not None,
+            extra=self._face.extra_reserved_memory() if is_own or flag is not None else 0,
+            is_extra_fixed=flag is not None,
             staging=loader.options.staging_bytes if profile.unified else 0,
             cast=max(
                 admission.largest_weight(one.model.model, cast_bytes_per_element(one.model))

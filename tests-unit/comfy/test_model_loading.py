@@ -1,0 +1,262 @@
+"""Models come to a device and give way to others: least recently used first, nothing half-loaded."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import comfy.loading.default
+import comfy.model_management as management
+from comfy.loading import FileTensor, Loader, LoadOptions
+from comfy.loading.errors import NotEnoughMemory
+from support.simulated_device import SimulatedDevice
+from support.small_network import DEVICE, Checkpoint, run
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def manager(monkeypatch: pytest.MonkeyPatch, simgpu: SimulatedDevice) -> Iterator[SimulatedDevice]:
+    """A manager without models, whose run device is the simulated one with little staging."""
+    loader = Loader(LoadOptions(staging_bytes=1 * MIB, reserve_bytes=0), run_device=DEVICE)
+    monkeypatch.setattr(comfy.loading.default, "_default", loader)
+    monkeypatch.setattr(management, "_set_device", DEVICE)
+    monkeypatch.setattr(management, "current_loaded_models", [])
+    # A device of a few MiB holds a network of one and the activations of the tests.
+    monkeypatch.setattr(management, "minimum_inference_memory", lambda: 0)
+    yield simgpu
+    management.unload_all_models()
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Checkpoint:
+    return Checkpoint(tmp_path / "model.safetensors")
+
+
+def on_device(patcher: Any) -> int:
+    """Bytes of a model's weights on the device."""
+    return sum(one.nbytes for one in patcher.model.parameters() if one.device == DEVICE)
+
+
+def is_in_file(patcher: Any) -> bool:
+    return all(isinstance(one, FileTensor) and one.is_in_file for one in patcher.model.parameters())
+
+
+def test_a_model_is_loaded_once_and_computes(checkpoint: Checkpoint) -> None:
+    patcher = checkpoint.patcher()
+    management.load_models_gpu([patcher, patcher])
+    management.load_model_gpu(patcher)
+    assert on_device(patcher) == checkpoint.nbytes
+    assert management.loaded_models() == [patcher]
+    assert torch.equal(run(patcher.model), checkpoint.expected())
+
+
+def test_unloading_gives_all_memory_back(checkpoint: Checkpoint, simgpu: SimulatedDevice) -> None:
+    before = simgpu.allocated_bytes
+    patcher = checkpoint.patcher()
+    management.load_model_gpu(patcher)
+    management.unload_all_models()
+    assert management.current_loaded_models == []
+    assert is_in_file(patcher)
+    assert simgpu.allocated_bytes == before
+
+
+def test_the_least_recently_used_gives_way(checkpoint: Checkpoint, simgpu: SimulatedDevice) -> None:
+    first, second, third = (checkpoint.patcher() for _ in range(3))
+    simgpu.capacity_bytes = simgpu.allocated_bytes + int(3.5 * checkpoint.nbytes)
+    management.load_models_gpu([first, second])
+    management.load_model_gpu(first)
+    management.load_models_gpu([third], memory_required=checkpoint.nbytes // 2)
+    assert management.loaded_models()[:2] == [third, first]
+    assert on_device(third) == on_device(first) == checkpoint.nbytes
+    assert on_device(second) < checkpoint.nbytes
+
+
+def test_a_model_larger_than_the_device_is_loaded_in_part(
+    checkpoint: Checkpoint, simgpu: SimulatedDevice
+) -> None:
+    expected = checkpoint.expected()
+    patcher = checkpoint.patcher()
+    gc.collect()
+    simgpu.capacity_bytes = simgpu.allocated_bytes + int(0.9 * checkpoint.nbytes)
+    management.load_model_gpu(patcher)
+    assert 0 < on_device(patcher) < checkpoint.nbytes
+    simgpu.reset_peak()
+    assert torch.equal(run(patcher.model), expected)
+    assert simgpu.peak_bytes <= simgpu.capacity_bytes
+
+
+def test_what_cannot_run_is_refused_before_a_byte_is_read(
+    checkpoint: Checkpoint, simgpu: SimulatedDevice
+) -> None:
+    patcher = checkpoint.patcher()
+    simgpu.capacity_bytes = simgpu.allocated_bytes + 1000
+    with pytest.raises(NotEnoughMemory, match=r"needs .* Network") as caught:
+        management.load_model_gpu(patcher)
+    assert caught.value.need > caught.value.available
+    assert (is_in_file(patcher), simgpu.counters.uploads) == (True, 0)
+    assert management.current_loaded_models == []
+
+
+def test_a_whole_load_that_does_not_fit_is_refused(
+    checkpoint: Checkpoint, simgpu: SimulatedDevice
+) -> None:
+    patcher = checkpoint.patcher()
+    simgpu.capacity_bytes = simgpu.allocated_bytes + int(0.9 * checkpoint.nbytes)
+    with pytest.raises(management.OOM_EXCEPTION):
+        management.load_models_gpu([patcher], force_full_load=True)
+    assert is_in_file(patcher)
+
+
+def test_full_half_way_others_give_way_and_the_second_try_succeeds(
+    checkpoint: Checkpoint, simgpu: SimulatedDevice
+) -> None:
+    first, second = checkpoint.patcher(), checkpoint.patcher()
+    management.load_model_gpu(first)
+    simgpu.fail_allocation(4)
+    management.load_model_gpu(second)
+    assert on_device(second) == checkpoint.nbytes
+    assert is_in_file(first)
+    assert management.loaded_models() == [second]
+    assert torch.equal(run(second.model), checkpoint.expected())
+
+
+def test_full_twice_is_one_error_with_numbers_and_nothing_half_loaded(
+    checkpoint: Checkpoint, simgpu: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patcher = checkpoint.patcher()
+    before = simgpu.allocated_bytes
+    # The figures say that there is room, and the device has none.
+    monkeypatch.setattr(management, "get_free_memory", lambda *args: 1 << 40)
+    monkeypatch.setattr(management.admission, "demand_room", lambda *args: None)
+    simgpu.capacity_bytes = before + 1000
+    with pytest.raises(management.OOM_EXCEPTION, match="did not fit") as caught:
+        management.load_model_gpu(patcher)
+    assert caught.value.need > 0  # type: ignore[attr-defined]  # of comfy.loading's DeviceFull
+    assert is_in_file(patcher)
+    assert management.current_loaded_models == []
+    assert simgpu.allocated_bytes == before
+    monkeypatch.undo()
+    simgpu.capacity_bytes = None
+
+
+def test_an_error_of_another_kind_leaves_nothing_half_loaded(
+    checkpoint: Checkpoint, simgpu: SimulatedDevice
+) -> None:
+    patcher = checkpoint.patcher()
+    simgpu.fail_upload(3)
+    with pytest.raises(RuntimeError, match="copy engine failed"):
+        management.load_model_gpu(patcher)
+    assert is_in_file(patcher)
+    assert management.current_loaded_models == []
+    management.load_model_gpu(patcher)
+    assert torch.equal(run(patcher.model), checkpoint.expected())
+
+
+def test_a_clone_takes_over_what_is_on_the_device(
+    checkpoint: Checkpoint, simgpu: SimulatedDevice
+) -> None:
+    patcher = checkpoint.patcher()
+    management.load_model_gpu(patcher)
+    uploads = simgpu.counters.uploads
+    clone = patcher.clone()
+    management.load_model_gpu(clone)
+    assert management.loaded_models() == [clone]
+    assert simgpu.counters.uploads == uploads
+    assert on_device(clone) == checkpoint.nbytes
+
+
+def test_a_patched_clone_and_its_parent_take_turns(checkpoint: Checkpoint) -> None:
+    patcher = checkpoint.patcher()
+    clone = patcher.clone()
+    delta = torch.ones_like(checkpoint.values["embed.weight"])
+    assert clone.add_patches({"embed.weight": ("diff", (delta,))}, 0.5)
+    for one, change in ((patcher, 0.0), (clone, 0.5), (patcher, 0.0)):
+        management.load_model_gpu(one)
+        expected = checkpoint.values["embed.weight"] + change
+        assert torch.equal(one.model.embed.weight.cpu(), expected)
+
+
+def test_a_clone_that_is_gone_leaves_its_parent_in_charge(checkpoint: Checkpoint) -> None:
+    patcher = checkpoint.patcher()
+    clone = patcher.clone()
+    management.load_model_gpu(clone)
+    del clone
+    gc.collect()
+    assert management.loaded_models() == [patcher]
+    management.unload_all_models()
+    assert is_in_file(patcher)
+
+
+def test_a_model_that_nobody_holds_is_forgotten(
+    checkpoint: Checkpoint, simgpu: SimulatedDevice
+) -> None:
+    gc.collect()
+    before = simgpu.allocated_bytes
+    management.load_model_gpu(checkpoint.patcher())
+    gc.collect()
+    management.cleanup_models()
+    assert management.current_loaded_models == []
+    assert simgpu.allocated_bytes == before
+
+
+def test_activations_push_the_model_itself_back_to_its_file(
+    checkpoint: Checkpoint, simgpu: SimulatedDevice
+) -> None:
+    patcher = checkpoint.patcher()
+    gc.collect()
+    simgpu.capacity_bytes = simgpu.allocated_bytes + int(2.5 * checkpoint.nbytes)
+    management.load_model_gpu(patcher)
+    assert on_device(patcher) == checkpoint.nbytes
+    management.load_models_gpu([patcher], memory_required=int(1.8 * checkpoint.nbytes))
+    assert on_device(patcher) < checkpoint.nbytes
+    assert management.get_free_memory(DEVICE) >= 1.8 * checkpoint.nbytes
+
+
+def test_novram_streams_everything_that_can_be_streamed(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(management.args, "novram", True)
+    patcher = checkpoint.patcher()
+    management.load_model_gpu(patcher)
+    assert on_device(patcher) < checkpoint.nbytes // 4
+    assert torch.equal(run(patcher.model), checkpoint.expected())
+
+
+def test_without_smart_memory_others_always_give_way(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(management.args, "disable_smart_memory", True)
+    first, second = checkpoint.patcher(), checkpoint.patcher()
+    management.load_model_gpu(first)
+    management.load_model_gpu(second)
+    assert management.loaded_models() == [second]
+    assert is_in_file(first)
+
+
+def test_a_replaced_function_is_what_loading_calls(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    original = management.free_memory
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args[1])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(management, "free_memory", spy)
+    management.load_model_gpu(checkpoint.patcher())
+    assert calls == [DEVICE]
+
+
+def test_loaded_models_tells_what_is_in_use(checkpoint: Checkpoint) -> None:
+    first, second = checkpoint.patcher(), checkpoint.patcher()
+    management.load_model_gpu(first)
+    management.load_model_gpu(second)
+    assert management.loaded_models() == [second, first]
+    assert management.loaded_models(only_currently_used=True) == [second]
