@@ -7,6 +7,7 @@ result is their weighted mean.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from comfy.patcher_extension import merge_nested_dicts
 
 MEMORY_HEADROOM = 1.5
 """A batch is made only if its estimate, times this, is free: estimates are rough."""
+FRESH_S = 1.0
+"""How long what was free counts as free."""
 TINY = 1e-37
 """Keeps 0 / 0 out of the mean where no condition has a weight."""
 
@@ -123,6 +126,24 @@ def _jobs(
     return found
 
 
+_asked: dict[torch.device, tuple[float, float]] = {}
+
+
+def forget_free_memory() -> None:
+    """Ask anew at the next step: a run begins, and models may have been loaded before it."""
+    _asked.clear()
+
+
+def _free_bytes(device: torch.device) -> float:
+    """What was free on a device a moment ago: asking takes milliseconds, which steps may be."""
+    now = time.monotonic()
+    asked_at, free_bytes = _asked.get(device, (-math.inf, 0.0))
+    if now - asked_at > FRESH_S:
+        free_bytes = comfy.model_management.get_free_memory(device)
+        _asked[device] = (now, free_bytes)
+    return free_bytes
+
+
 def _batch_fits(model: Any, batch: Sequence[_Job], free_bytes: float) -> bool:
     shape = list(batch[0].part.input_x.shape)
     shape[0] *= len(batch)
@@ -139,7 +160,7 @@ def _next_batch(model: Any, waiting: Sequence[_Job]) -> list[_Job]:
     joinable = [job for job in waiting if job is waiting[0] or can_concat_cond(job.part, first)]
     if len(joinable) == 1:
         return joinable
-    free_bytes = comfy.model_management.get_free_memory(first.input_x.device)
+    free_bytes = _free_bytes(first.input_x.device)
     for portions in range(1, len(joinable)):
         batch = joinable[: math.ceil(len(joinable) / portions)]
         if _batch_fits(model, batch, free_bytes):

@@ -11,6 +11,7 @@ import torch
 
 import comfy.model_management
 from comfy import sampler_helpers
+from comfy.cond_batches import forget_free_memory
 from comfy.conditioning import process_conds
 from comfy.nan_watch import NanWatch
 from comfy.patcher_extension import (
@@ -128,6 +129,7 @@ class SamplingRun:
         extra_args = {"model_options": options, "seed": seed}
         executor = self._executor(WrappersMP.SAMPLER_SAMPLE, sampler.sample, sampler)
         self._nan_watch = NanWatch()
+        forget_free_memory()
         samples = executor.execute(
             self, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
         )

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+import comfy.cond_batches
 import comfy.model_management
-from comfy.cond_batches import denoise_conds
+from comfy.cond_batches import denoise_conds, forget_free_memory
 from comfy.conds import CONDRegular
 from support.closed_form import paint_model, prepared
 
@@ -129,12 +130,29 @@ def test_batches_are_as_large_as_memory_allows(
     monkeypatch: pytest.MonkeyPatch, free_pictures: int, sizes: list[int]
 ) -> None:
     one_bytes = paint_model().model.memory_required([1, *X.shape[1:]]) * 1.5
+    forget_free_memory()
     monkeypatch.setattr(
         comfy.model_management, "get_free_memory", lambda device: free_pictures * one_bytes
     )
     out, calls = run([prepared(1.0), prepared(2.0)], [prepared(3.0), prepared(4.0)])
     assert [len(call["x"]) for call in calls] == sizes
     assert [image.unique().tolist() for image in out] == [[1.5], [3.5]]
+    forget_free_memory()
+
+
+def test_memory_is_asked_for_once_in_a_run_of_fast_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(comfy.cond_batches, "FRESH_S", 3600.0)
+    monkeypatch.setattr(
+        comfy.model_management, "get_free_memory", lambda device: asked.append(device) or 1e12
+    )
+    forget_free_memory()
+    for _ in range(3):
+        run([prepared(1.0)], [prepared(2.0)])
+    assert len(asked) == 1
+    forget_free_memory()
+    run([prepared(1.0)], [prepared(2.0)])
+    assert len(asked) == 2
 
 
 def test_conditions_of_other_names_or_values_do_not_share_a_pass() -> None:
