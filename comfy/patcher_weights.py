@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -71,6 +73,20 @@ def narrow(
     return stored
 
 
+def _weakly(method: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """Keep a layer from being kept alive by its own weight function: that would be a cycle."""
+    if not isinstance(method, MethodType):
+        return method
+    reference = weakref.WeakMethod(method)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        alive = reference()
+        assert alive is not None  # a layer calls this while it runs
+        return alive(*args, **kwargs)
+
+    return call
+
+
 class LowVramPatch:
     """Patches a weight that is brought for one call; a ``weight_function`` of a layer."""
 
@@ -93,8 +109,8 @@ class LowVramPatch:
         """
         self.key = key
         self.patches = patches
-        self.convert_func = convert_func
-        self.set_func = set_func
+        self.convert_func = _weakly(convert_func)
+        self.set_func = _weakly(set_func)
 
     def __call__(self, weight: torch.Tensor) -> torch.Tensor:
         """Give the patched weight, the same as if it had been patched when loaded."""

@@ -160,9 +160,9 @@ def test_memory_that_is_missing_twice_is_an_error(opened: Opened) -> None:
 
 def test_an_error_of_reading_ahead_is_raised_where_the_layer_is_needed(opened: Opened) -> None:
     model = _Model(opened, {"a": 10, "b": 10, "c": 10})
-    model.fetches.errors["b"] = [WeightFileChanged("gone")]
+    model.fetches.errors["b"] = [WeightFileChanged("model.safetensors", "a", "b")]
     model.borrow("a")
-    with pytest.raises(WeightFileChanged, match="gone"):
+    with pytest.raises(WeightFileChanged, match="it was a and is now b"):
         model.borrow("b")
     model.stream.close()
     assert not [one for one in threading.enumerate() if one.name.startswith("weights-ahead")]
