@@ -27,7 +27,7 @@ UNITS = _list("""
     admission loaded_models model_loading model_management state_dicts attributes key_tables key_maps quant_markers
     images tiles progress utils
     float quant_ops weight_casting ops weight_adapter weight_patches lora_keys lora_convert lora conds latent_formats predictions model_sampling
-    model_options patcher_extension hook_keyframes hook_conds hooks
+    patcher_extension model_options hook_keyframes hook_conds hooks
     residency_weights residency_stream residency_layers residency
     patcher_options patcher_parts patcher_weights patcher_hooks patcher_loading model_patcher
     ldm cldm t2i_adapter taesd clip_tokens clip_chunks prompt_weights
