@@ -13,12 +13,14 @@ import comfy.model_management
 from comfy import sampler_helpers
 from comfy.cond_batches import forget_free_memory
 from comfy.conditioning import process_conds
+from comfy.hooks import EnumWeightTarget, HookGroup, create_target_dict
 from comfy.nan_watch import NanWatch
 from comfy.patcher_extension import (
     WrapperExecutor,
     WrappersMP,
     copy_nested_dicts,
     get_all_wrappers,
+    merge_nested_dicts,
 )
 from comfy.sampler_objects import sampler_name
 
@@ -98,6 +100,24 @@ class SamplingRun:
         wrappers = get_all_wrappers(kind, self.model_options, is_model_options=True)
         return WrapperExecutor.new_class_executor(method, owner, wrappers)
 
+    def _register_hooks(self) -> HookGroup | None:
+        """Let the hooks of all prompts give the patcher their weights; None without hooks."""
+        groups = {
+            id(c["hooks"]): c["hooks"]
+            for cond in self.conds.values()
+            for c in cond
+            if c.get("hooks") is not None
+        }
+        hooks = HookGroup.combine_all_hooks(groups.values())
+        if hooks is not None:
+            self.model_patcher.register_all_hook_patches(
+                hooks,
+                create_target_dict(EnumWeightTarget.Model),
+                self.model_options,
+                registered=HookGroup(),
+            )
+        return hooks
+
     def inner_sample(
         self,
         noise: torch.Tensor,
@@ -157,6 +177,7 @@ class SamplingRun:
         if denoise_mask is not None:
             denoise_mask = sampler_helpers.prepare_mask(denoise_mask, noise.shape, device)
         cast_to_load_options(self.model_options, device=device, dtype=patcher.model_dtype())
+        hooks = self._register_hooks()
         try:
             patcher.pre_run()
             return self.inner_sample(
@@ -173,6 +194,8 @@ class SamplingRun:
             )
         finally:
             patcher.cleanup()
+            if hooks is not None:
+                patcher.restore_hook_patches()
             sampler_helpers.cleanup_models(self.conds, self.loaded_models)
             del self.inner_model, self.loaded_models
 
@@ -207,6 +230,10 @@ class SamplingRun:
         self.conds = {name: [dict(c) for c in cond] for name, cond in self.original_conds.items()}
         given_options = self.model_options
         self.model_options = copy_nested_dicts(given_options)
+        options = self.model_options.setdefault("transformer_options", {})
+        for name in ("wrappers", "callbacks"):
+            mine = getattr(self.model_patcher, name)
+            options[name] = merge_nested_dicts(options.get(name, {}), mine)
         try:
             executor = self._executor(WrappersMP.OUTER_SAMPLE, self.outer_sample, self)
             return executor.execute(
