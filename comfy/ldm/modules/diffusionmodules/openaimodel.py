@@ -113,6 +113,12 @@ def apply_control(h: torch.Tensor, control: Any, name: str) -> torch.Tensor:
     return h + residual
 
 
+def _counts(num_res_blocks: int | Sequence[int], levels: int) -> list[int]:
+    if isinstance(num_res_blocks, int):
+        return [num_res_blocks] * levels
+    return list(num_res_blocks)
+
+
 def _embedder(channels: int, out: int, operations: Any, place: dict[str, Any]) -> nn.Sequential:
     return nn.Sequential(
         operations.Linear(channels, out, **place), nn.SiLU(), operations.Linear(out, out, **place)
@@ -173,34 +179,29 @@ class UNetModel(nn.Module):
         operations=comfy.ops.disable_weight_init,
     ) -> None:
         super().__init__()
-        counts = num_res_blocks
-        self.num_res_blocks = (
-            [counts] * len(channel_mult) if isinstance(counts, int) else list(counts)
-        )
+        self.num_res_blocks = _counts(num_res_blocks, len(channel_mult))
         self.image_size = image_size
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.model_channels = model_channels
         self.num_classes = num_classes
         self.dtype = dtype
-        self._build(
-            UNetBlocks(
-                in_channels,
-                model_channels,
-                channel_mult,
-                self.num_res_blocks,
-                (transformer_depth, transformer_depth_middle, transformer_depth_output),
-                (num_heads, num_head_channels),
-                {
-                    "context_dim": context_dim,
-                    "use_linear": use_linear_in_transformer,
-                    "attn_precision": attn_precision,
-                },
-                dropout,
-                {"dtype": dtype, "device": device, "operations": operations},
-            ),
-            adm_in_channels,
+        blocks = UNetBlocks(
+            in_channels,
+            model_channels,
+            channel_mult,
+            self.num_res_blocks,
+            (transformer_depth, transformer_depth_middle, transformer_depth_output),
+            (num_heads, num_head_channels),
+            {
+                "context_dim": context_dim,
+                "use_linear": use_linear_in_transformer,
+                "attn_precision": attn_precision,
+            },
+            dropout,
+            {"dtype": dtype, "device": device, "operations": operations},
         )
+        self._build(blocks, adm_in_channels)
 
     def _build(self, blocks: UNetBlocks, adm_in_channels: int | None) -> None:
         """Make the layers, in the order of the forward pass: weights are fetched ahead in it."""
