@@ -154,8 +154,7 @@ class PatcherLoading(PatcherParts, HookPatching):
             if extra_memory < 0 and same and not force_patch_weights:
                 self.partially_unload(self.offload_device, -extra_memory)
                 return 0
-            # The room that read-ahead has already counts as the model's own.
-            allowed = before + self.model.model_offload_buffer_memory + extra_memory
+            allowed = before + extra_memory
             full = allowed >= self.model_size() or (
                 before > 0 and not self.model.model_lowvram and not force_patch_weights
             )
