@@ -26,8 +26,6 @@ from comfy.loading.pages import empty_of
 from comfy.loading.weight_file import WeightSlice
 
 aten = torch.ops.aten
-
-
 _UPSTREAM_TAG = "_comfy_tensor_file_slice"
 
 
@@ -302,8 +300,10 @@ def _view(
     func: torch._ops.OpOverload, first: FileTensor, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Do a view operation on the meta device and dress the result with the same home."""
-    result = func(first._shadow(), *args, **kwargs)
-    return tree_map(lambda out: _wrap_like(first, out), result)
+    # Inference mode hands over `to`, `reshape` and the like whole; they copy if they must.
+    if (parts := func.decompose(first, *args, **kwargs)) is not NotImplemented:
+        return parts
+    return tree_map(lambda out: _wrap_like(first, out), func(first._shadow(), *args, **kwargs))
 
 
 def _alias(first: FileTensor) -> FileTensor:

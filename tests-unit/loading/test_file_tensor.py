@@ -74,6 +74,28 @@ def test_view_inside_inference_mode_has_the_right_values(opened: Opened, name: s
         assert torch.equal(view, VIEWS[name](opened.values))
 
 
+# torch counts these among its views, as they are ones where nothing has to be copied.
+COPIES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "half": lambda t: t.half(),
+    "another dtype": lambda t: t.to(torch.float64),
+    "type of another": lambda t: t.type_as(torch.zeros(1, dtype=torch.bfloat16)),
+    "forced": lambda t: t.to(torch.float32, copy=True),
+    "contiguous": lambda t: t.t().contiguous(),
+    "reshaped across strides": lambda t: t.t().reshape(2, 12),
+    "flattened across strides": lambda t: t[:, ::2].flatten(),
+}
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("name", COPIES)
+def test_copy_has_the_right_values(opened: Opened, name: str, inference: bool) -> None:
+    with torch.inference_mode(inference):
+        copied, expected = COPIES[name](opened.tensor), COPIES[name](opened.values)
+        assert not isinstance(copied, FileTensor)
+        assert copied.dtype == expected.dtype
+        assert torch.equal(copied, expected)
+
+
 @pytest.mark.parametrize("name", [n for n in VIEWS if n not in ("empty", "expanded")])
 def test_write_into_a_view_is_seen_by_the_whole_tensor(opened: Opened, name: str) -> None:
     expected = opened.values.clone()
