@@ -134,10 +134,23 @@ class _Layer(CastWeightBiasOp):
 
     def forward_comfy_cast_weights(self, input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Compute with weights brought to the input's device and dtype."""
+        if self._is_at_home(input):
+            return super().forward(input, *args, **kwargs)  # type: ignore[misc]  # the torch layer
         weight, bias, handle = cast_bias_weight(self, input, offloadable=True)
         result = self.compute(input, weight, bias, *args, **kwargs)
         uncast_bias_weight(self, weight, bias, handle)
         return result
+
+    def _is_at_home(self, input: torch.Tensor) -> bool:
+        """Whether nothing has to be done to the weights: the usual case, so it must be cheap."""
+        if self.weight_function or self.bias_function or self.weight_stream is not None:
+            return False
+        dtype, device = input.dtype, input.device
+        parameters: Any = self._parameters  # type: ignore[attr-defined]  # of the torch layer
+        for one in parameters.values():
+            if one is not None and (one.dtype != dtype or one.device != device):
+                return False
+        return True
 
     def compute(self, input: torch.Tensor, weight: Any, bias: Any) -> torch.Tensor:
         """The layer's formula with given weights."""
