@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import random
 import string
@@ -20,6 +18,8 @@ from PIL.PngImagePlugin import PngInfo
 import folder_paths
 import node_helpers
 from comfy.cli_args import args
+from comfy_extras.classic.graph_metadata import graph_metadata
+from comfy_extras.classic.input_files import check_exists, content_hash, input_names
 
 _NO_MASK_PIXELS = 64
 
@@ -29,10 +29,8 @@ def png_metadata(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> PngInf
     if args.disable_metadata:
         return None
     found = PngInfo()
-    if prompt is not None:
-        found.add_text("prompt", json.dumps(prompt))
-    for key, value in (extra_pnginfo or {}).items():
-        found.add_text(key, json.dumps(value))
+    for key, text in graph_metadata(prompt, extra_pnginfo).items():
+        found.add_text(key, text)
     return found
 
 
@@ -125,19 +123,7 @@ class PreviewImage(SaveImage):
 
 
 def _input_pictures() -> list[str]:
-    folder = folder_paths.get_input_directory()
-    files = [entry.name for entry in os.scandir(folder) if entry.is_file()]
-    return sorted(folder_paths.filter_files_content_types(files, ["image"]))
-
-
-def _content_hash(image: str) -> str:
-    return hashlib.sha256(Path(folder_paths.get_annotated_filepath(image)).read_bytes()).hexdigest()
-
-
-def _check_exists(image: str) -> bool | str:
-    if folder_paths.exists_annotated_filepath(image):
-        return True
-    return f"Invalid image file: {image}"
+    return sorted(folder_paths.filter_files_content_types(input_names(), ["image"]))
 
 
 def _upright(frame: Image.Image) -> Image.Image:
@@ -189,12 +175,12 @@ class LoadImage:
     @classmethod
     def IS_CHANGED(cls, image: str) -> str:
         """The content's hash: a file that was replaced is read again."""
-        return _content_hash(image)
+        return content_hash(image)
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str) -> bool | str:
         """Any existing file will do, listed or not."""
-        return _check_exists(image)
+        return check_exists(image, "image")
 
 
 class LoadImageMask:
@@ -229,12 +215,12 @@ class LoadImageMask:
     @classmethod
     def IS_CHANGED(cls, image: str, channel: str) -> str:
         """The content's hash: a file that was replaced is read again."""
-        return _content_hash(image)
+        return content_hash(image)
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str) -> bool | str:
         """Any existing file will do, listed or not."""
-        return _check_exists(image)
+        return check_exists(image, "image")
 
 
 NODE_CLASS_MAPPINGS = {
