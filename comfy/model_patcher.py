@@ -14,7 +14,6 @@ import torch
 
 import comfy.lora
 from comfy.attributes import get_attr, set_attr_param
-from comfy.loading.file_tensor import FileTensor
 from comfy.model_options import create_model_options_clone
 from comfy.model_options import (
     set_model_options_patch_replace as set_model_options_patch_replace,
@@ -256,10 +255,11 @@ class ModelPatcher(PatcherLoading, OptionSetters):
             if filter_prefix is None or key.startswith(filter_prefix)
         }
         if self.model.current_weight_patches_uuid == self.patches_uuid:
-            for key, value in state.items():
-                if isinstance(value, FileTensor) and self.weight_patches(key):
+            away = {key for weight in self.residency.away() for key in weight.keys}
+            for key in away & state.keys():
+                if self.weight_patches(key):
                     # It is patched in every pass only: here it is for once, on the device.
-                    patched = self.on_the_fly(key)(value.to(self.load_device))
+                    patched = self.on_the_fly(key)(state[key].to(self.load_device))
                     state[key] = patched.to(self.offload_device)
         return state
 
