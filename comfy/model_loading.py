@@ -214,13 +214,15 @@ class _Arrival:
 
     def _load(self, budget: int, force_patch_weights: bool) -> None:
         entry = self._entry
+        before = entry.model_loaded_memory()
         try:
             # 0 would mean all.
             entry.model_load(max(budget, 1), force_patch_weights)
         except BaseException:
             entry.model_unload()
             raise
-        logger.info(
+        logger.log(
+            logging.DEBUG if entry.model_loaded_memory() == before else logging.INFO,
             "Loaded %s: %s of %s on %s",
             _name(entry),
             in_words(entry.model_loaded_memory()),
