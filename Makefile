@@ -8,7 +8,7 @@ PYTEST := $(PY) -m pytest
 SOURCES := .
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format bench clean
+.PHONY: help setup demo demo-loading test test-fast lint format bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -23,8 +23,11 @@ $(STAMP): requirements.txt requirements-dev.txt constraints.txt
 	$(PIP) install -r requirements.txt -r requirements-dev.txt -c constraints.txt
 	@touch $(STAMP)
 
-demo: $(STAMP) ## Load a synthetic checkpoint with every strategy and print what it cost
-	$(PY) tools/demo.py
+demo: $(STAMP) ## Draw pictures with the bundled checkpoint, print what memory it took
+	$(PY) tools/demo.py --load-strategy=file-slice
+
+demo-loading: $(STAMP) ## Load a synthetic checkpoint with every strategy, print what it cost
+	$(PY) tools/loading_demo.py
 
 # pytest comes last, so that its summary line is what one reads.
 test: lint ## Lint, types and every test, the slow ones included

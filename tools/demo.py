@@ -1,131 +1,139 @@
-"""Load a synthetic checkpoint with every strategy, and print what each load cost: ``make demo``.
+"""Draw a few pictures with the checkpoint that ships with this project: ``make demo``.
 
-The checkpoint of 1 GiB is made once, in $XDG_CACHE_HOME/comfyui-onecopy (or ~/.cache), and used
-again. Each load has a process of its own and begins with the file out of the page cache; no other
-file is touched. The device is simulated: its memory is that of the process, as it is where CPU and
-GPU share one memory, so a second copy of a weight shows.
+Takes the flags of the program itself; the Makefile gives ``--load-strategy=file-slice``. Each PNG
+holds its graph and workflow. At the end stands what the weights and the process took of memory.
 """
 
 from __future__ import annotations
 
-import argparse
+import logging
+import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# This is a script, and neither the package nor the tests' simulated device is installed.
-sys.path[:0] = [str(ROOT), str(ROOT / "tests-unit")]
+# This is a script, and the package is not installed.
+sys.path.insert(0, str(ROOT))
 
-from rich import box  # noqa: E402
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+
+import torch  # noqa: E402
 from rich.console import Console  # noqa: E402
-from rich.markup import escape  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from benchmarks.files import cache_folder, make_targets  # noqa: E402
-from comfy.loading.commands.cache_states import State, can_be_cold  # noqa: E402
-from comfy.loading.commands.contestants import Contestant, ours, stock  # noqa: E402
-from comfy.loading.commands.runs import Run, Step, Target, run_once  # noqa: E402
-from comfy.loading.commands.tables import percent  # noqa: E402
-from comfy.loading.memory import MIB  # noqa: E402
-from comfy.loading.options import LoadOptions  # noqa: E402
-from comfy.loading.usage import in_words  # noqa: E402
+import comfy.model_management  # noqa: E402
+import folder_paths  # noqa: E402
+import nodes  # noqa: E402
+from comfy.cli_args import args  # noqa: E402
+from comfy.loading import default_loader  # noqa: E402
+from comfy.loading.usage import PeakSampler, in_words, sample  # noqa: E402
+from tools.shapes.reading import read  # noqa: E402
+from tools.workflows import run, text_to_image  # noqa: E402
 
-_DEVICE = "simgpu:0"
-_SETUP = "support.simulated_device:install"
-_STRATEGIES = ("mmap", "readinto", "file-slice")
-_COLUMNS = ("strategy", "device", "seconds", "GB/s", "peak memory", "x W", "page cache left")
-
-
-def loads(strategies: Sequence[str] = _STRATEGIES) -> list[Contestant]:
-    """Each strategy onto each device, and beside them what one does without this project."""
-    options = LoadOptions()
-    on_cpu = [ours(name, options) for name in strategies]
-    on_device = [ours(name, options, _DEVICE, _SETUP) for name in strategies]
-    return [
-        *on_cpu,
-        stock("mmap", copies=True),
-        *on_device,
-        stock("mmap", copies=False, device=_DEVICE, setup=_SETUP),
-    ]
+CHECKPOINT = "shapes_tiny_sd15.safetensors"
+PICTURE_PIXELS = 64
+STEPS, GUIDANCE = 20, 4.0
+PROMPTS = (
+    "a red circle on a white background",
+    "a large blue star on a black background",
+    "a small yellow triangle at the top on a navy background",
+    "a green ring on the left on a beige background",
+    "a purple cross on a white background",
+    "a large orange square on the right on a black background",
+)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Make the checkpoint, load it, print the table.
+def draw_all(
+    prompts: Sequence[str], console: Console, cache: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Draw each prompt; tells each file as it is written.
+
+    Args:
+        prompts: One picture each.
+        console: For the files' paths.
+        cache: Keeps the loaded models.
 
     Returns:
-        0; 1 if a load failed or the file could not be made; 130 after Ctrl-C.
+        A row for each: prompt, path, seconds, what is seen in it.
     """
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size-mib", type=int, default=1024, help="of the checkpoint")
-    parser.add_argument(
-        "--folder", type=Path, default=cache_folder() / "demo", help="to keep it in"
-    )
-    parser.add_argument(
-        "--strategies", default=",".join(_STRATEGIES), help="with commas (default: %(default)s)"
-    )
-    arguments = parser.parse_args(argv)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    runs: list[Run] = []
-    try:
-        with console.status(f"making a checkpoint in {arguments.folder}"):
-            target = make_targets(["A"], arguments.size_mib * MIB, arguments.folder)["A"]
-        _load_all(console, target, loads(arguments.strategies.split(",")), runs)
-    except KeyboardInterrupt:
-        console.print(f"Stopped after {len(runs)} loads; the checkpoint stays for the next time.")
-        return 130
-    except OSError as err:
-        console.print(f"[red]{escape(str(err))}[/]")
-        return 1
-    return int(any(run.result is None for run in runs))
-
-
-def _load_all(
-    console: Console, target: Target, chosen: Sequence[Contestant], runs: list[Run]
-) -> None:
-    """Make all loads, adding each to `runs` as it ends, and print the table."""
-    state: State = "cold" if can_be_cold() else "warm"
-    console.print(
-        f"{target.path}, {in_words(target.nbytes)} in {len(target.sizes)} tensors (W), {state}"
-    )
-    for number, one in enumerate(chosen, 1):
-        with console.status(f"{number} of {len(chosen)}: {one.name} to {one.device}"):
-            runs.append(run_once(Step(target, one, state, 0)))
-    console.print(_table(runs, target.nbytes))
-    for run in runs:
-        if run.problem:
-            console.print(f"{run.contestant} to {run.device}: {escape(run.problem)}")
-    console.print(
-        "peak memory: of the process over its baseline, with device memory and mapped pages. What a "
-        "loader that does not map leaves in the page cache comes on top of it."
-    )
-
-
-def _table(runs: Sequence[Run], nbytes: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in _COLUMNS:
-        table.add_column(name, justify="left" if name in _COLUMNS[:2] else "right", no_wrap=True)
-    before = runs[0].device if runs else ""
-    for run in runs:
-        if run.device != before:
-            table.add_section()
-            before = run.device
-        device = "CPU" if run.device == "cpu" else "simulated"
-        if run.result is None:
-            table.add_row(run.contestant, device, "failed")
-            continue
-        result = run.result
-        peak = result.peak_bytes - result.baseline_bytes
-        table.add_row(
-            run.contestant,
-            device,
-            f"{result.seconds:.2f}",
-            f"{result.nbytes / result.seconds / 1e9:.2f}",
-            in_words(peak),
-            f"{peak / nbytes:.2f}",
-            percent(run.cached_left),
+    rows = []
+    for seed, prompt in enumerate(prompts, start=1):
+        started = time.perf_counter()
+        graph = text_to_image(
+            CHECKPOINT,
+            prompt,
+            seed,
+            pixels=PICTURE_PIXELS,
+            steps=STEPS,
+            cfg=GUIDANCE,
+            prefix="demo/shapes",
         )
+        with torch.inference_mode():
+            (record,) = run(graph, nodes.NODE_CLASS_MAPPINGS, cache)
+        path = Path(folder_paths.get_output_directory(), record["subfolder"], record["filename"])
+        seen = read(path)
+        words = f"{seen.colour} {seen.shape or 'nothing'} on {seen.background}"
+        rows.append({"prompt": prompt, "path": path, "seen": words})
+        rows[-1]["seconds"] = time.perf_counter() - started
+        console.print(f"{path}", soft_wrap=True, highlight=False)
+    return rows
+
+
+def pictures_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """What was asked for, and what is in the pictures."""
+    table = Table("prompt", "seen in the picture", "seconds", "file", box=None)
+    for row in rows:
+        table.add_row(row["prompt"], row["seen"], f"{row['seconds']:.1f}", row["path"].name)
     return table
+
+
+def memory_table(file_bytes: int, peak_bytes: int) -> Table:
+    """The homes of the weights, and the memory of the process over what it had before."""
+    table = Table("memory", "", box=None)
+    loaded = comfy.model_management.current_loaded_models
+    weights = sum(one.model_loaded_memory() for one in loaded)
+    path = folder_paths.get_full_path_or_raise("checkpoints", CHECKPOINT)
+    table.add_row("weights in the file", in_words(file_bytes))
+    table.add_row("weights at home on the device", in_words(weights))
+    table.add_row("staging", in_words(default_loader().options.staging_bytes) + " at most")
+    table.add_row("peak of the process, activations included", in_words(peak_bytes))
+    table.add_row("checkpoint", path)
+    table.add_row("device", str(comfy.model_management.get_torch_device()))
+    table.add_row("strategy", args.load_strategy or "auto")
+    return table
+
+
+def main() -> int:
+    """Draw, and print the tables.
+
+    Returns:
+        0; 1 if the checkpoint is missing; 130 after Ctrl-C.
+    """
+    console = Console()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    path = folder_paths.get_full_path("checkpoints", CHECKPOINT)
+    if path is None:
+        console.print(
+            f"models/checkpoints/{CHECKPOINT} is missing. It is part of the repository; get it with "
+            "'git checkout', or train it anew: python -m tools.train_shapes"
+        )
+        return 1
+    before = sample().host
+    models: dict[str, Any] = {}
+    try:
+        with PeakSampler() as sampler:
+            rows = draw_all(PROMPTS, console, models)
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        return 130
+    console.print(pictures_table(rows))
+    console.print(memory_table(os.path.getsize(path), max(0, sampler.peak_total - before)))
+    return 0
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -69,15 +70,18 @@ def _without_specks(mask: np.ndarray) -> np.ndarray:
     return kept
 
 
-def read(image: Image.Image) -> Reading:
+def read(image: Image.Image | str | Path) -> Reading:
     """Say what is in a picture.
 
     Args:
-        image: Any size; converted to RGB.
+        image: A picture of any size, converted to RGB; or the file of one.
 
     Returns:
         What was seen; the shape is empty if the picture is plain or noise.
     """
+    if not isinstance(image, Image.Image):
+        with Image.open(image) as opened:
+            return read(opened.convert("RGB"))
     pixels = np.asarray(image.convert("RGB")).astype(np.float32)
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     ground = np.median(edge, axis=0)

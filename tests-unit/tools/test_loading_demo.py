@@ -1,4 +1,4 @@
-"""``make demo`` on a small checkpoint."""
+"""``make demo-loading`` on a small checkpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from support.command_line import ROOT
 
-DEMO = ROOT / "tools" / "demo.py"
+DEMO = ROOT / "tools" / "loading_demo.py"
 
 
 def test_demo_prints_a_row_for_each_strategy_and_device(tmp_path: Path) -> None:
