@@ -6,7 +6,7 @@ Owns the staging rings, and remembers how each file is to be read.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Generator, Iterable, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -136,7 +136,7 @@ class Mover:
         *,
         cancel: CancelToken | None = None,
         progress: Progress | None = None,
-    ) -> Iterator[tuple[Want, torch.Tensor]]:
+    ) -> Generator[tuple[Want, torch.Tensor], None, None]:
         """Move weights from their files to a device, and yield each when it has arrived.
 
         Args:
