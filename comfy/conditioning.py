@@ -151,13 +151,17 @@ def process_conds(
                 if other != name:
                     create_cond_with_same_area_if_none(conds[other], cond)
     for name in conds:
-        for cond in conds[name]:
-            if cond.get("hooks") is not None:
-                for hook in cond["hooks"].hooks:
-                    hook.initialize_timesteps(model)
+        _start_hooks(model, conds[name])
         pre_run_control(model, conds[name])
     _share_with_negative(conds)
     return conds
+
+
+def _start_hooks(model: Any, conds: list[Cond]) -> None:
+    for cond in conds:
+        if cond.get("hooks") is not None:
+            for hook in cond["hooks"].hooks:
+                hook.initialize_timesteps(model)
 
 
 def _share_with_negative(conds: dict[str, list[Cond]]) -> None:

@@ -211,15 +211,8 @@ def calculate_weight(
             continue
         if strength_model != 1.0:
             part.mul_(strength_model)
-        terms = weight_patches.Terms(
-            key,
-            strength,
-            strength_model,
-            offset,
-            function or identity,
-            intermediate_dtype,
-            original_weights,
-        )
+        how = (strength, strength_model, offset, function or identity)
+        terms = weight_patches.Terms(key, *how, intermediate_dtype, original_weights)
         changed = weight_patches.apply(value, part, terms)
         if offset is None:
             weight = changed

@@ -136,7 +136,9 @@ def build_bare_model(
         None if nothing known is there.
     """
     prefix = unet_prefix_from_state_dict(sd)
-    bare = comfy.utils.state_dict_prefix_replace(dict(sd), {prefix: ""}, filter_keys=True)
+    bare: StateDict = comfy.utils.state_dict_prefix_replace(
+        dict(sd), {prefix: ""}, filter_keys=True
+    )
     if not bare:
         bare = dict(sd)
     bare = with_present_marks(bare, "", metadata)

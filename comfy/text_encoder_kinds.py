@@ -97,7 +97,7 @@ def recognised(sd: StateDict, origin: str) -> tuple[TEModel, StateDict]:
     """
     named = clip_text_keys(sd)
     found = detect_te_model(named)
-    if found in CLIP_NAMES:
+    if found is not None and found in CLIP_NAMES:
         return found, named
     found = detect_te_model(sd)
     if found is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,6 +14,9 @@ MEAN, STD = 0.3, 0.7
 
 class EpsSampling(ModelSamplingDiscrete, EPS):
     """Added noise."""
+
+
+Level = TypeVar("Level", float, torch.Tensor)
 
 
 class FlowSampling(ModelSamplingDiscreteFlow, CONST):
@@ -46,9 +50,9 @@ class GaussianModel:
         self.last = denoised
         return denoised
 
-    def alpha(self, sigma: Any) -> Any:
+    def alpha(self, sigma: Level) -> Level:
         """How much of the data is in a state."""
-        return 1 - sigma if self.flow else 1
+        return 1 - sigma if self.flow else sigma * 0 + 1
 
     def variance(self, sigma: float) -> float:
         """Of states at this level."""
@@ -62,9 +66,9 @@ class GaussianModel:
         """States at this level, fp64 [count, 1]."""
         generator = torch.Generator().manual_seed(seed)
         unit = torch.randn(count, 1, generator=generator, dtype=torch.float64)
-        return self.mean(sigma) + unit * self.variance(sigma) ** 0.5
+        return self.mean(sigma) + unit * math.sqrt(self.variance(sigma))
 
     def solution(self, x: torch.Tensor, sigma: float, end: float) -> torch.Tensor:
         """Where the probability flow takes x from one level to another."""
-        ratio = (self.variance(end) / self.variance(sigma)) ** 0.5
+        ratio = math.sqrt(self.variance(end) / self.variance(sigma))
         return self.mean(end) + (x - self.mean(sigma)) * ratio
