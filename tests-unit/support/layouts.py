@@ -140,8 +140,8 @@ def synthetic(spec: Spec, generator: np.random.Generator) -> torch.Tensor:
     count = math.prod(spec.shape)
     # A pattern repeated with an odd period is as good as fresh numbers, and far cheaper.
     pattern = generator.standard_normal(min(count, _CHUNK - 1), dtype=np.float32)
-    values = np.resize(pattern, count).reshape(spec.shape) * deviation
-    return torch.from_numpy(values).to(dtype)
+    values = torch.from_numpy(pattern * deviation).to(dtype)
+    return values.repeat(-(-count // len(values)))[:count].reshape(spec.shape)
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:

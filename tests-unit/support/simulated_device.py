@@ -119,6 +119,11 @@ class SimulatedDevice:
         return self._arena.allocations
 
     @property
+    def refusals(self) -> int:
+        """How many allocations found no room since `reset`."""
+        return self._arena.refusals
+
+    @property
     def capacity_bytes(self) -> int | None:
         """The most that can be allocated; None for no limit."""
         return self._arena.capacity_bytes
@@ -150,7 +155,7 @@ class SimulatedDevice:
         self._allocation_failure.disarm()
         self._upload_failure.disarm()
         self._arena.capacity_bytes = None
-        self._arena.allocations = 0
+        self._arena.allocations = self._arena.refusals = 0
         self._arena.reset_peak()
 
     def free_bytes(self) -> tuple[int, int]:

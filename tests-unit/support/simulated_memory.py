@@ -66,6 +66,7 @@ class Arena:
     Attributes:
         capacity_bytes: The most that may be allocated, or None for no limit.
         allocations: How many allocations there were.
+        refusals: How many there were that found no room.
         peak_bytes: The most that was allocated at once since `reset`.
     """
 
@@ -73,6 +74,7 @@ class Arena:
         self.index = index
         self.capacity_bytes: int | None = None
         self.allocations = 0
+        self.refusals = 0
         self.peak_bytes = 0
         self.before_allocation: Callable[[int], None] | None = None
         # Blocks die in callbacks that may interrupt any line, so the callbacks only append here.
@@ -103,6 +105,7 @@ class Arena:
                 self.before_allocation(nbytes)
             allocated = self.allocated_bytes + nbytes
             if self.capacity_bytes is not None and allocated > self.capacity_bytes:
+                self.refusals += 1
                 raise self.out_of_memory(nbytes)
             self._allocated = allocated
             self.allocations += 1
