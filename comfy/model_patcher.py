@@ -29,7 +29,14 @@ from comfy.patcher_hooks import HookPatching
 from comfy.patcher_loading import PatcherLoading
 from comfy.patcher_options import OptionSetters
 from comfy.patcher_parts import PatcherParts
-from comfy.patcher_weights import Backup, get_key_weight, narrow, wide_copy
+from comfy.patcher_weights import (
+    Backup,
+    as_it_is,
+    compares_models,
+    get_key_weight,
+    narrow,
+    wide_copy,
+)
 from comfy.patcher_weights import LowVramPatch as LowVramPatch
 from comfy.patcher_weights import string_to_seed as string_to_seed
 from comfy.patcher_weights import wipe_lowvram_weight as wipe_lowvram_weight
@@ -239,7 +246,7 @@ class ModelPatcher(PatcherLoading, OptionSetters):
                 continue
             path = key.rpartition(".")[0]
             layer = get_attr(self.model, path) if path else self.model
-            widen = getattr(layer, f"convert_{key.rpartition('.')[2]}", None) or _as_it_is
+            widen = getattr(layer, f"convert_{key.rpartition('.')[2]}", None) or as_it_is
             found[key] = [(sources.get(key, value), widen), *self.patches.get(key, ())]
         return found
 
@@ -271,8 +278,9 @@ class ModelPatcher(PatcherLoading, OptionSetters):
         intermediate_dtype: torch.dtype = torch.float32,
     ) -> torch.Tensor:
         """See `comfy.lora.calculate_weight`; kept here because packs replace it."""
+        original = self.get_key_patches(key) if compares_models(patches) else None
         result: torch.Tensor = comfy.lora.calculate_weight(
-            patches, weight, key, intermediate_dtype=intermediate_dtype
+            patches, weight, key, intermediate_dtype=intermediate_dtype, original_weights=original
         )
         return result
 
@@ -310,7 +318,3 @@ class ModelPatcher(PatcherLoading, OptionSetters):
         """Make the function that patches a weight for one call."""
         _, set_func, convert_func = get_key_weight(self.model, key)
         return LowVramPatch(key, {key: self.weight_patches(key)}, convert_func, set_func)
-
-
-def _as_it_is(weight: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-    return weight

@@ -45,6 +45,17 @@ def get_key_weight(model: Any, key: str) -> tuple[torch.Tensor, Any, Any]:
     return getattr(layer, name), setter, widener
 
 
+def as_it_is(weight: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    """Widens a weight that is stored as it is meant."""
+    return weight
+
+
+def compares_models(patches: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether one of the patches is another model's weight, less the unpatched one."""
+    kinds = (one[1][0] for one in patches if isinstance(one[1], tuple))
+    return any(isinstance(kind, str) and kind == "model_as_lora" for kind in kinds)
+
+
 def wide_copy(
     weight: torch.Tensor, convert_func: Callable[..., Any] | None, device: torch.device | None
 ) -> torch.Tensor:
@@ -115,7 +126,10 @@ class LowVramPatch:
     def __call__(self, weight: torch.Tensor) -> torch.Tensor:
         """Give the patched weight, the same as if it had been patched when loaded."""
         wide = wide_copy(weight, self.convert_func, weight.device)
-        wide = comfy.lora.calculate_weight(self.patches[self.key], wide, self.key)
+        original = {self.key: [(weight, self.convert_func or as_it_is)]}
+        wide = comfy.lora.calculate_weight(
+            self.patches[self.key], wide, self.key, original_weights=original
+        )
         return narrow(wide, self.key, weight.dtype, self.set_func)
 
 

@@ -63,6 +63,24 @@ def test_a_patched_weight_is_the_formula_in_float32_rounded_once(
     assert simgpu.allocated_bytes == checkpoint.nbytes
 
 
+@pytest.mark.parametrize("budget", [0, 1])
+def test_another_models_weight_is_taken_as_its_difference_from_the_unpatched_one(
+    simgpu: SimulatedDevice, checkpoint: Checkpoint, budget: int
+) -> None:
+    patcher, other, x = checkpoint.patcher(), _diff(3) * 30, torch.ones(2, WIDTH)
+    base = checkpoint.values[KEY]
+    patcher.add_patches({KEY: (_diff(),)})
+    patcher.add_patches({KEY: ("model_as_lora", (other,))}, 0.5)
+    patcher.patch_model(DEVICE, lowvram_model_memory=budget)
+    wanted = base + _diff() + 0.5 * (other - base)
+    with torch.no_grad():
+        got = patcher.model.blocks[1](x.to(DEVICE)).cpu()
+    assert patcher.lowvram_patch_counter() == budget
+    assert torch.allclose(got, x @ wanted.T, rtol=1e-4, atol=1e-4)
+    patcher.detach()
+    _assert_unchanged(patcher, checkpoint)
+
+
 def test_unpatching_is_bit_exact_and_no_backup_is_ever_kept(
     simgpu: SimulatedDevice, checkpoint: Checkpoint
 ) -> None:
