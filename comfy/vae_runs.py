@@ -81,6 +81,7 @@ def _unless_full(function: Callable[[], torch.Tensor]) -> torch.Tensor | None:
         return None
 
 
+@torch.inference_mode()  # as tiles are added up: their results may only be changed inside
 def mean_of_tilings(
     samples: torch.Tensor,
     function: Callable[[torch.Tensor], torch.Tensor],

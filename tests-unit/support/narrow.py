@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
+import comfy.ops
+from comfy.clip_model import CLIPTextModel
+from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.open_clip_keys import to_open_clip
+from support import narrow_clip
+from support.layouts import write_weights
+from support.raw_files import Spec
 
 NARROW_SD15: dict[str, Any] = {
     "in_channels": 4,
@@ -47,3 +56,88 @@ def unet_on_meta(numbers: dict[str, Any], prefix: str) -> dict[str, torch.Tensor
     given = {key: value for key, value in numbers.items() if key != "image_size"}
     network = UNetModel(**{**given, **head_width, **adm}, device="meta")
     return {prefix + key: tensor for key, tensor in network.state_dict().items()}
+
+
+NARROW_VAE: dict[str, Any] = {
+    "z_channels": 4,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 32,
+    "ch_mult": [1, 1, 1, 1],
+    "num_res_blocks": 1,
+    "attn_resolutions": [],
+    "resolution": 256,
+    "double_z": True,
+    "dropout": 0.0,
+}
+"""An autoencoder with 8 pixels per position of the latent, as all of the family have."""
+
+
+def vae_on_meta(prefix: str = "first_stage_model.") -> dict[str, torch.Tensor]:
+    """The tensors of an autoencoder, without bytes."""
+    network = AutoencoderKL(4, NARROW_VAE, device="meta")
+    return {prefix + key: tensor for key, tensor in network.state_dict().items()}
+
+
+def clip_on_meta(width: int, prefix: str, projection: int | None = None) -> dict[str, torch.Tensor]:
+    """The tensors of a text encoder of two layers, under transformers' names, without bytes."""
+    numbers = {**narrow_clip.config(width, 2, projection), "vocab_size": 49408}
+    network = CLIPTextModel(numbers, None, "meta", comfy.ops.disable_weight_init)
+    return {prefix + key: tensor for key, tensor in network.state_dict().items()}
+
+
+UNET_PREFIX = "model.diffusion_model."
+
+
+def checkpoint_on_meta(family: str) -> dict[str, torch.Tensor]:
+    """The tensors of a narrow checkpoint, without bytes.
+
+    Args:
+        family: "SD15", "SD15-inpaint", "SD20", "SDXL" or "SDXLRefiner".
+    """
+    if family.startswith("SD15"):
+        numbers = {**NARROW_SD15, "in_channels": 9 if family == "SD15-inpaint" else 4}
+        text = clip_on_meta(64, "cond_stage_model.transformer.")
+    elif family == "SD20":
+        numbers, text = NARROW_SD20, open_clip_on_meta(64, "cond_stage_model.model.")
+    elif family == "SDXL":
+        numbers = NARROW_SDXL
+        text = clip_on_meta(64, "conditioner.embedders.0.transformer.")
+        text |= open_clip_on_meta(128, "conditioner.embedders.1.model.")
+    else:
+        numbers = {**NARROW_SDXL, "context_dim": 128, "adm_in_channels": 128 + 5 * 256}
+        text = open_clip_on_meta(128, "conditioner.embedders.0.model.")
+    return {**unet_on_meta(numbers, UNET_PREFIX), **text, **vae_on_meta()}
+
+
+def open_clip_on_meta(width: int, prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors of a text encoder of two layers, under open_clip's names, without bytes."""
+    return to_open_clip(clip_on_meta(width, "", projection=width), "", prefix)
+
+
+def write_checkpoint(
+    path: Path,
+    family: str = "SD15",
+    encoding: str = "F16",
+    *,
+    without: tuple[str, ...] = (),
+    seed: int = 0,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a narrow checkpoint whose network answers with finite numbers.
+
+    Args:
+        path: Where.
+        family: See `checkpoint_on_meta`.
+        encoding: Dtype of all weights.
+        without: Prefixes of what is left out.
+        seed: Of the values.
+        metadata: For the header.
+    """
+    state = checkpoint_on_meta(family)
+    specs = [
+        Spec(key, encoding, tuple(tensor.shape))
+        for key, tensor in state.items()
+        if not key.startswith(without)
+    ]
+    return write_weights(path, specs, metadata=metadata, seed=seed)
