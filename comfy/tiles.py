@@ -82,7 +82,7 @@ def _blend(
     result.div_(weight)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def tiled_scale_multidim(
     samples: torch.Tensor,
     function: Callable[[torch.Tensor], torch.Tensor],
