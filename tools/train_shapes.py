@@ -80,14 +80,14 @@ def new_autoencoder() -> AutoencoderKL:
     return laid_out
 
 
-def trained_autoencoder(path: Path) -> AutoencoderKL:
-    """The autoencoder of a checkpoint that this program wrote."""
+def trained_autoencoder(path: Path) -> tuple[AutoencoderKL, object]:
+    """The autoencoder of a checkpoint that this program wrote, and how it was trained."""
     prefix = _PREFIXES["vae"]
-    state = load_torch_file(str(path), device=torch.device("cpu"))
+    state, metadata = load_torch_file(str(path), return_metadata=True)
     model = new_autoencoder()
     own = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
     model.load_state_dict({key: value.float() for key, value in own.items()})
-    return model
+    return model, json.loads(metadata["training"]).get("autoencoder")
 
 
 def save(parts: dict[str, nn.Module], path: Path, facts: dict[str, object]) -> None:
@@ -112,14 +112,20 @@ def train(options: argparse.Namespace) -> None:
     """Both stages; the autoencoder is kept beside the output until the second is done."""
     started = time.monotonic()
     torch.manual_seed(options.seed)
-    if options.autoencoder is None:
-        vae = train_autoencoder(
-            new_autoencoder(), options.vae_steps, options.vae_batch, PICTURE_PIXELS, options.seed
-        )
-        kept = options.output.with_name(options.output.stem + ".autoencoder.tmp")
-        save({"vae": vae}, kept, {"stage": "autoencoder"})
-    else:
-        vae, kept = trained_autoencoder(options.autoencoder), None
+    vae, before = new_autoencoder(), None
+    if options.autoencoder is not None:
+        vae, before = trained_autoencoder(options.autoencoder)
+    if options.vae_steps:
+        schedule = (options.vae_steps, options.vae_batch, PICTURE_PIXELS, options.seed)
+        vae = train_autoencoder(vae, *schedule, is_new=before is None)
+    facts: dict[str, object] = {
+        "program": "tools/train_shapes.py",
+        "seed": options.seed,
+        "autoencoder": {"steps": options.vae_steps, "batch": options.vae_batch, "before": before},
+        "words": [*COLOURS, *SHAPES, *BACKGROUNDS],
+    }
+    kept = options.output.with_name(options.output.stem + ".autoencoder.tmp")
+    save({"vae": vae}, kept, facts)
     examples = encode_examples(vae, options.examples, PICTURE_PIXELS, options.seed + 1)
     unet, clip = (
         UNetModel(**UNET),
@@ -130,17 +136,10 @@ def train(options: argparse.Namespace) -> None:
     unet, clip = train_diffusion(
         unet, clip, examples, options.steps, options.batch, options.seed + 2
     )
-    facts = {
-        "program": "tools/train_shapes.py",
-        "seed": options.seed,
-        "steps": {"autoencoder": options.vae_steps, "diffusion": options.steps},
-        "batch": {"autoencoder": options.vae_batch, "diffusion": options.batch},
-        "minutes": round((time.monotonic() - started) / 60, 1),
-        "words": [*COLOURS, *SHAPES, *BACKGROUNDS],
-    }
+    facts["diffusion"] = {"steps": options.steps, "batch": options.batch}
+    facts["minutes"] = round((time.monotonic() - started) / 60, 1)
     save({"unet": unet, "clip": clip, "vae": vae}, options.output, facts)
-    if kept is not None:
-        kept.unlink()
+    kept.unlink()
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -150,13 +149,13 @@ def arguments() -> argparse.ArgumentParser:
         "--output", type=Path, default=DEFAULT_OUTPUT, help="(default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--vae-steps", type=int, default=1000)
+    parser.add_argument("--vae-steps", type=int, default=1500, help="0 keeps it as it is")
     parser.add_argument("--vae-batch", type=int, default=8)
     parser.add_argument("--examples", type=int, default=8192, help="encoded pictures to learn from")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument(
-        "--autoencoder", type=Path, help="take it from this checkpoint, and train the rest only"
+        "--autoencoder", type=Path, help="begin with that of this checkpoint; see --vae-steps"
     )
     return parser
 

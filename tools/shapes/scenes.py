@@ -28,13 +28,13 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 # Where the middle of the shape is, as fractions of width and height.
 POSITIONS: dict[str, tuple[float, float]] = {
     "in the center": (0.5, 0.5),
-    "on the left": (0.3, 0.5),
-    "on the right": (0.7, 0.5),
-    "at the top": (0.5, 0.3),
-    "at the bottom": (0.5, 0.7),
+    "on the left": (0.39, 0.5),
+    "on the right": (0.61, 0.5),
+    "at the top": (0.5, 0.39),
+    "at the bottom": (0.5, 0.61),
 }
 # Half of the shape's extent, as a fraction of the picture.
-SIZES: dict[str, float] = {"small": 0.17, "": 0.23, "large": 0.29}
+SIZES: dict[str, float] = {"small": 0.24, "": 0.3, "large": 0.36}
 
 
 @dataclass(frozen=True, slots=True)

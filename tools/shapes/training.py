@@ -26,10 +26,10 @@ from tools.shapes.scenes import POSITIONS, Scene, random_prompt, random_scene
 # Prompts left out while training, so that guidance has something to guide away from.
 _UNCONDITIONAL_SHARE = 0.1
 # Latents are blurred by this share of their deviation: the decoder learns to live with it.
-_LATENT_NOISE = 0.08
+_LATENT_NOISE = 0.04
 _LARGEST_WEIGHT = 10.0
 # Share of the autoencoder's steps until which windows have this part of a picture's side.
-_WINDOWS = ((0.6, 4), (0.92, 2), (1.0, 1))
+_WINDOWS = ((0.4, 4), (0.85, 2), (1.0, 1))
 _ZEROED = ("proj_out", "out_layers.3", "out.2")
 
 
@@ -72,7 +72,7 @@ def pixels_of(scenes: Sequence[Scene], rng: random.Random, size: int) -> torch.T
     Returns:
         [scenes, 3, size, size], fp32, -1 to 1.
     """
-    shifts = [(rng.uniform(-0.04, 0.04), rng.uniform(-0.04, 0.04)) for _ in scenes]
+    shifts = [(rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03)) for _ in scenes]
     pictures = [
         np.asarray(draw(scene, size, shift)) for scene, shift in zip(scenes, shifts, strict=True)
     ]
@@ -126,11 +126,12 @@ def _descend(
 
 
 def train_autoencoder(
-    model: AutoencoderKL, steps: int, batch: int, size: int, seed: int
+    model: AutoencoderKL, steps: int, batch: int, size: int, seed: int, is_new: bool = True
 ) -> AutoencoderKL:
     """Train encoder and decoder, then give latents the deviation that SD 1.5's have.
 
-    Windows of a quarter of the size come first, then of half of it, whole pictures last.
+    Windows of a quarter of the size come first, unless it was trained before; then of half of it,
+    whole pictures last.
 
     Returns:
         The averaged network; its latents times 0.18215 have zero mean and unit deviation.
@@ -139,8 +140,10 @@ def train_autoencoder(
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=1e-4)
     average = Average(model, 0.995)
+    start = 0.0 if is_new else _WINDOWS[0][0]
     for bar in _steps(optimizer, steps, 2e-3, "autoencoder"):
-        part = next(part for until, part in _WINDOWS if bar.n < until * steps)
+        done = start + (1 - start) * bar.n / steps
+        part = next(part for until, part in _WINDOWS if done < until)
         scenes = [random_scene(rng) for _ in range(batch * part)]
         images = _windows_on_shapes(pixels_of(scenes, rng, size), scenes, rng, size // part)
         latent = model.encode(images)
