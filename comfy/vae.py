@@ -89,8 +89,12 @@ class VAE:
         self.output_device = comfy.model_management.intermediate_device()
         self.reason = f"{origin} holds none."
         self._describe(Autoencoder(torch.nn.Module(), 4, 8, 0, 0))
-        if not sd:
-            return
+        if sd:
+            self._build(sd, dtype, origin)
+
+    def _build(
+        self, sd: Mapping[str, torch.Tensor], dtype: torch.dtype | None, origin: str
+    ) -> None:
         kept = comfy.state_dicts.weight_dtype(sd) or torch.float32
         if dtype is None:
             dtype = comfy.model_management.vae_dtype(self.device, self.working_dtypes)

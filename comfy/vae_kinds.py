@@ -23,7 +23,7 @@ from comfy.state_loading import IncompleteModel, assign
 from comfy.taesd.taesd import TAESD
 
 # Channels of the full-size features that live at once, in units of the finest level's width.
-# Measured on the simulated device: see tests-unit/comfy/test_vae_memory.py.
+# Counted from the layers and rounded up; not measured.
 _DECODE_WIDTHS = 9
 _ENCODE_WIDTHS = 5
 _TAESD_DECODE_CHANNELS = 5 * 64
