@@ -19,21 +19,25 @@ import comfy.model_management
 import comfy.sample
 import comfy.sd
 import comfy.utils
-from support import layouts, simulated_device
+from support import census, layouts, simulated_device
 from support.raw_files import Spec
 from support.simulated_device import SimulatedDevice
 from support.simulated_memory import host_alias
 
 MIB = 1024 * 1024
 STAGING_BYTES = 64 * MIB
-SIDE = 16
+SIDE = 8
 STEPS = 2
 CFG = 5.0
 PROMPTS = ("a lighthouse at dusk, (storm:1.2)", "blurry")
 """Positive and negative."""
 
 _RANK = 32
+# The numbers from 0 to 76, which no network needs to be told.
+_NO_WEIGHT = "cond_stage_model.transformer.text_model.embeddings.position_ids"
 _CHUNK_BYTES = MIB
+# What was measured lives until its process ends, as in a server's caches.
+_kept: list[Any] = []
 
 
 # -- files ---------------------------------------------------------------------------------------
@@ -172,14 +176,52 @@ def differing(models: Models, path: str) -> list[str]:
         return [
             name
             for name, (begin, end) in extents(path).items()
-            if name not in weights or not _is_equal(weights[name], file.fileno(), begin, end)
+            if name != _NO_WEIGHT
+            and (name not in weights or not _is_equal(weights[name], file.fileno(), begin, end))
         ]
 
 
 def _is_equal(weight: torch.Tensor, fd: int, begin: int, end: int) -> bool:
     flat = host_alias(weight.detach()).reshape(-1).view(torch.uint8).numpy()
-    return len(flat) == end - begin and all(
+    is_equal = len(flat) == end - begin and all(
         flat[at : at + _CHUNK_BYTES].tobytes()
         == os.pread(fd, min(_CHUNK_BYTES, end - begin - at), begin + at)
         for at in range(0, end - begin, _CHUNK_BYTES)
     )
+    # The page cache is among what is measured.
+    os.posix_fadvise(fd, begin, end - begin, os.POSIX_FADV_DONTNEED)
+    return is_equal
+
+
+# -- what is measured ----------------------------------------------------------------------------
+
+
+def keep(*things: object) -> None:
+    """Let things live until the process ends."""
+    _kept.extend(things)
+
+
+def draw(path: str, unified: bool = True, capacity_bytes: int | None = None) -> dict[str, Any]:
+    """Make a picture on a device; gives it, and what it took there."""
+    device = run_on(unified=unified, capacity_bytes=capacity_bytes)
+    models = Models.of(path)
+    keep(models)
+    drawn = picture(models)
+    return {**drawn, "peak": device.peak_bytes, "refusals": device.refusals}
+
+
+def draw_unload_and_load_again(path: str) -> dict[str, Any]:
+    """Make a picture, let everything go, bring it back; gives the picture and what was left."""
+    before = census.memory().total
+    drawn = draw(path)
+    unload()
+    device = simulated_device.simulated()
+    left = {"left": census.memory().total - before, "left_on_device": device.allocated_bytes}
+    (models,) = _kept
+    comfy.model_management.load_models_gpu(models.patchers())
+    return {
+        **drawn,
+        **left,
+        "at_home": device.allocated_bytes,
+        "wrong": differing(models, path),
+    }

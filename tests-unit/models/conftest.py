@@ -1,0 +1,31 @@
+"""The full-size checkpoint of these tests: written once, deleted when they are done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.cold import evict
+from support.layouts import write_weights
+from support.memory_cap import Measured, run_measured
+from support.whole_checkpoint import checkpoint_specs, draw_unload_and_load_again
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """SD 1.5 in half precision, 2.1 GB of made-up weights."""
+    path = tmp_path_factory.mktemp("whole") / "sd15.safetensors"
+    yield write_weights(path, checkpoint_specs())
+    path.unlink()
+
+
+@pytest.fixture(scope="session")
+def whole(checkpoint: Path) -> Measured:
+    """A picture from a device without limit, the models unloaded, and loaded again."""
+    evict(checkpoint)
+    arguments = {"path": str(checkpoint)}
+    return run_measured(
+        draw_unload_and_load_again, arguments=arguments, timeout_s=1200.0
+    ).succeeded()
