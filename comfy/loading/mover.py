@@ -220,7 +220,7 @@ class Mover:
             policy = replace(policy, threads=1)
         if device.type == "cpu":
             return Transfer(policy).run([want])[want.key]
-        with self.rings.lend(device, *staging_shape(self.staging_bytes)) as (port, ring):
+        with self.rings.lend_between(device, *staging_shape(self.staging_bytes)) as (port, ring):
             return Transfer(policy, port=port, ring=ring).run([want])[want.key]
 
 

@@ -14,15 +14,19 @@ from comfy.loading.devices import DevicePort, open_port
 from comfy.loading.staging import StagingRing
 
 IDLE_S = 30.0
+# For what is read between two weights of a stream: patches, as a rule, which are small.
+SPARE_SLOTS = 2
+SPARE_SLOT_BYTES = 2 * 1024 * 1024
 
 
 class _Entry:
-    """The port of one device, its ring, and who uses it."""
+    """The port of one device, its rings, and the idents of the threads that hold the first one."""
 
     def __init__(self, port: DevicePort) -> None:
         self.port = port
         self.ring: StagingRing | None = None
-        self.users = 0
+        self.spare: StagingRing | None = None
+        self.holders: list[int] = []
         self.idle_since = 0.0
         self.timer: threading.Timer | None = None
 
@@ -49,7 +53,8 @@ class Rings:
     def nbytes(self) -> int:
         """Staging memory held at this moment, in bytes."""
         with self._lock:
-            return sum(entry.ring.nbytes for entry in self._entries.values() if entry.ring)
+            rings = [ring for one in self._entries.values() for ring in (one.ring, one.spare)]
+            return sum(ring.nbytes for ring in rings if ring)
 
     @contextlib.contextmanager
     def lend(
@@ -64,23 +69,69 @@ class Rings:
         """
         with self._lock:
             entry = self._entry(device)
-            ring = entry.ring
-            if ring is not None and not entry.users and not _fits(ring, slots, slot_bytes):
-                ring.close()
-                ring = None
-            if ring is None:
-                ring = entry.ring = StagingRing(entry.port, slots, slot_bytes)
-            entry.users += 1
+            ring = self._first(entry, slots, slot_bytes)
+            holder = self._held_by_me(entry)
         try:
             yield entry.port, ring
         finally:
-            with self._lock:
-                entry.users -= 1
-                if not entry.users and not ring.is_whole:
-                    self._free(entry)
-                elif not entry.users:
-                    entry.idle_since = time.monotonic()
-                    self._start_timer(entry, self._idle_s)
+            self._give_back(entry, holder)
+
+    @contextlib.contextmanager
+    def lend_between(
+        self, device: torch.device, slots: int, slot_bytes: int
+    ) -> Iterator[tuple[DevicePort, StagingRing]]:
+        """Lend a ring for a single weight, perhaps between two weights of a stream.
+
+        A thread that holds the ring gets another, small one: all slots of the first may be filled
+        with what this very thread is to take next.
+
+        Args:
+            device: As in `lend`, like the others.
+            slots: Where there is no stream.
+            slot_bytes: Likewise.
+        """
+        with self._lock:
+            entry = self._entry(device)
+            is_between = threading.get_ident() in entry.holders
+            ring = self._spare(entry) if is_between else self._first(entry, slots, slot_bytes)
+            holder = self._held_by_me(entry)
+        try:
+            yield entry.port, ring
+        finally:
+            self._give_back(entry, holder)
+
+    def _held_by_me(self, entry: _Entry) -> int:
+        holder = threading.get_ident()
+        entry.holders.append(holder)
+        return holder
+
+    def _spare(self, entry: _Entry) -> StagingRing:
+        if entry.spare is None:
+            entry.spare = StagingRing(entry.port, SPARE_SLOTS, SPARE_SLOT_BYTES)
+        return entry.spare
+
+    def _first(self, entry: _Entry, slots: int, slot_bytes: int) -> StagingRing:
+        ring = entry.ring
+        if ring is not None and not entry.holders and not _fits(ring, slots, slot_bytes):
+            ring.close()
+            ring = None
+        if ring is None:
+            ring = entry.ring = StagingRing(entry.port, slots, slot_bytes)
+        return ring
+
+    def _give_back(self, entry: _Entry, holder: int) -> None:
+        with self._lock:
+            entry.holders.remove(holder)
+            if entry.holders:
+                return
+            if entry.spare is not None:
+                entry.spare.close()
+                entry.spare = None
+            if entry.ring is not None and not entry.ring.is_whole:
+                self._free(entry)
+            else:
+                entry.idle_since = time.monotonic()
+                self._start_timer(entry, self._idle_s)
 
     def close(self) -> None:
         """Free every ring that nobody uses."""
@@ -108,7 +159,7 @@ class Rings:
         with self._lock:
             entry.timer = None
             left_s = entry.idle_since + self._idle_s - time.monotonic()
-            if entry.users or entry.ring is None:
+            if entry.holders or entry.ring is None:
                 return
             if left_s > 0:
                 self._start_timer(entry, left_s)
@@ -123,7 +174,7 @@ class Rings:
     def _free(self, entry: _Entry) -> None:
         with self._lock:
             self._cancel_timer(entry)
-            if entry.ring is not None and not entry.users:
+            if entry.ring is not None and not entry.holders:
                 entry.ring.close()
                 entry.ring = None
 

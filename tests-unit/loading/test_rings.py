@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -203,4 +204,27 @@ def test_ring_that_lost_a_slot_is_not_used_again(path: Path, simgpu: SimulatedDe
         assert not ring.is_whole
     assert loader.rings.nbytes == 0
     assert state_of(loader, path, simgpu.device)["0.bias"].device == simgpu.device
+    loader.close()
+
+
+def test_single_weight_between_two_of_a_stream_waits_for_none_of_its_slots(
+    path: Path, simgpu: SimulatedDevice
+) -> None:
+    loader = loader_of(simgpu.device)
+    state = state_of(loader, path)
+    with loader.rings.lend(simgpu.device, *staging_shape(MIB)) as (_, ring):
+        slots = [ring.acquire(lambda: False) for _ in ring.slots]
+        taken = [slot for slot in slots if slot is not None]
+        rescue = threading.Timer(20.0, lambda: [ring.release(slot) for slot in taken])
+        rescue.start()
+        found = state["1.weight"].to(simgpu.device)
+        was_needed = not rescue.is_alive()
+        rescue.cancel()
+        rescue.join()
+        assert not was_needed
+        assert loader.rings.nbytes > ring.nbytes
+        for slot in taken:
+            ring.release(slot)
+    assert loader.rings.nbytes == ring.nbytes
+    assert as_bytes(found) == as_bytes(weights()["1.weight"])
     loader.close()
