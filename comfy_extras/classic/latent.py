@@ -84,6 +84,11 @@ def _tile_inputs(step: int) -> dict[str, Any]:
     }
 
 
+def _shared(tile_size: int, overlap: int) -> int:
+    """What neighbours may share: tilings of half the width need to get ahead, too."""
+    return min(overlap, tile_size // 4)
+
+
 class VAEDecodeTiled:
     """Turns latents into pictures tile by tile, in little memory."""
 
@@ -115,7 +120,7 @@ class VAEDecodeTiled:
         """
         ratio = vae.spacial_compression_decode()
         side = tile_size // ratio
-        shared = min(overlap, tile_size // 4) // ratio
+        shared = _shared(tile_size, overlap) // ratio
         length, shared_frames = None, None
         frames_each = vae.temporal_compression_decode()
         if frames_each is not None:
@@ -170,12 +175,12 @@ class VAEEncodeTiled:
         temporal_size: int = 64,
         temporal_overlap: int = 8,
     ) -> tuple[Latent]:
-        """Give what `VAEEncode` gives; sizes are in pixels and frames."""
+        """Give what `VAEEncode` gives; see `VAEDecodeTiled` for the sizes."""
         samples = vae.encode_tiled(
             pixels[..., :3],
             tile_x=tile_size,
             tile_y=tile_size,
-            overlap=overlap,
+            overlap=_shared(tile_size, overlap),
             tile_t=temporal_size,
             overlap_t=temporal_overlap,
         )

@@ -113,6 +113,15 @@ def test_one_tile_is_the_whole(vae: Any) -> None:
     assert torch.allclose(whole["samples"], tiled["samples"], atol=1e-4)
 
 
+@pytest.mark.parametrize("overlap", [0, 64, 4096])
+def test_any_overlap_is_limited_to_what_a_tile_allows(vae: Any, overlap: int) -> None:
+    (latent,) = room.VAEEncodeTiled().encode(vae, PICTURE, 64, overlap)
+    (picture,) = room.VAEDecodeTiled().decode(vae, latent, 64, overlap)
+    assert latent["samples"].shape == (2, 4, 8, 12)
+    assert picture.shape == (2, 64, 96, 3)
+    assert picture.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("start", "length", "rows"), [(0, 1, [0]), (1, 2, [1, 2]), (1, 60, [1, 2]), (50, 1, [2])]
 )
