@@ -94,7 +94,9 @@ def read(image: Image.Image | str | Path) -> Reading:
     colour = nearest_name(middle, COLOURS)
     if np.median(np.linalg.norm(inside - middle, axis=1)) > _LARGEST_SPREAD:
         return Reading(colour, "", background, 0.0)
-    found = _fit_box(mask)
+    # Blurred edges belong to the shape up to half-way between the two colours.
+    nearer = np.linalg.norm(pixels - middle, axis=2) < np.linalg.norm(pixels - ground, axis=2)
+    found = _fit_box(_without_specks(nearer))
     matches = {
         shape: float((found & template).sum() / (found | template).sum())
         for shape, template in _templates().items()
