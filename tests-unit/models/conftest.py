@@ -10,6 +10,7 @@ import pytest
 from support.cold import evict
 from support.layouts import write_weights
 from support.memory_cap import Measured, run_measured
+from support.narrow import write_checkpoint
 from support.whole_checkpoint import checkpoint_specs, draw_unload_and_load_again
 
 
@@ -22,10 +23,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def whole(checkpoint: Path) -> Measured:
+def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured:
     """A picture from a device without limit, the models unloaded, and loaded again."""
     evict(checkpoint)
-    arguments = {"path": str(checkpoint)}
+    small = write_checkpoint(tmp_path_factory.mktemp("small") / "narrow.safetensors")
+    arguments = {"path": str(checkpoint), "small": str(small)}
     return run_measured(
         draw_unload_and_load_again, arguments=arguments, timeout_s=1200.0
     ).succeeded()
