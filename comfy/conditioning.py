@@ -126,8 +126,7 @@ def process_conds(
         seed: Of the noise.
         latent_shapes: Shapes of the latents that are packed in `noise`.
 
-    Returns:
-        `conds`.
+    Returns: `conds`.
     """
     for name in conds:
         conds[name] = list(conds[name])

@@ -45,17 +45,11 @@ def common_ksampler(
     See `comfy.samplers.KSampler` for the other arguments.
     """
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
-    if disable_noise:
-        noise = torch.zeros_like(samples, device="cpu")
-    else:
-        noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    how = (steps, cfg, sampler_name, scheduler)
     sampled = comfy.sample.sample(
         model,
-        noise,
-        steps,
-        cfg,
-        sampler_name,
-        scheduler,
+        _noise(samples, None if disable_noise else seed, latent.get("batch_index")),
+        *how,
         positive,
         negative,
         samples,
@@ -70,6 +64,13 @@ def common_ksampler(
         seed=seed,
     )
     return ({**latent, "samples": sampled},)
+
+
+def _noise(samples: torch.Tensor, seed: int | None, numbers: list[int] | None) -> torch.Tensor:
+    """Noise for each row of a batch; zeros without a seed."""
+    if seed is None:
+        return torch.zeros_like(samples, device="cpu")
+    return comfy.sample.prepare_noise(samples, seed, numbers)
 
 
 def _seed() -> tuple[str, dict[str, Any]]:
