@@ -60,6 +60,7 @@ def test_checkpoint_is_small_half_precision_and_says_how_it_was_made() -> None:
     assert facts["program"] == "tools/train_shapes.py"
 
 
+@pytest.mark.timeout(1200)
 def test_pictures_have_the_colours_and_mostly_the_shapes_of_their_prompts(output: Path) -> None:
     rng = random.Random(2026)
     cache: dict[str, Any] = {}
