@@ -38,7 +38,8 @@ UNITS = _list("""
     text_encoder_kinds model_building checkpoints vae_kinds vae_runs clip vae sd
     cond_areas conditioning cond_batches nan_watch sampler_helpers context_windows schedulers
     guidance sampler_objects sampling_run samplers sample
-    comfy_execution comfy_api
+    comfy_types
+    comfy_execution comfy_api comfy_api_nodes
     node_helpers latent_preview comfy_extras nodes
     execution
     app api_server middleware server

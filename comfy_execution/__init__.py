@@ -1,0 +1,1 @@
+"""Running of graphs: what a prompt means, what runs when, what is kept."""
