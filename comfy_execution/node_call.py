@@ -1,0 +1,250 @@
+"""Calling a node: its arguments, one call per list element, and what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import comfy.model_management
+from comfy_execution.graph_utils import ExecutionBlocker, is_link
+from comfy_execution.inputs import get_input_info, input_types_of, is_schema_class
+from comfy_execution.utils import CurrentNodeContext
+
+ABSENT = (None,)
+"""The argument list of an input whose value is not there (yet)."""
+
+_SECRETS = {
+    "AUTH_TOKEN_COMFY_ORG": "auth_token_comfy_org",
+    "API_KEY_COMFY_ORG": "api_key_comfy_org",
+}
+
+Arguments = dict[str, Any]
+"""By name the list of values that calls get, one element each."""
+
+
+# -- arguments -------------------------------------------------------------------------------------
+
+
+def get_input_data(
+    inputs: Mapping[str, Any],
+    class_def: Any,
+    unique_id: str,
+    execution_list: Any = None,
+    dynprompt: Any = None,
+    extra_data: Mapping[str, Any] = {},
+) -> tuple[Arguments, dict[str, tuple[None]], dict[str, Any]]:
+    """Collect the arguments of a node.
+
+    Args:
+        inputs: The prompt node's inputs, constants and links.
+        class_def: The node's class.
+        unique_id: The node's id.
+        execution_list: Has the results of nodes that ran; None leaves all links open.
+        dynprompt: The prompt, for hidden inputs.
+        extra_data: The prompt's extra data, for hidden inputs.
+
+    Returns:
+        The argument lists; those of links that have no value yet, as ``(None,)`` each; and for
+        schema-style nodes "hidden_inputs" by type and "dynamic_paths".
+    """
+    types, paths = input_types_of(class_def, inputs)
+    has_schema = is_schema_class(class_def)
+    arguments: Arguments = {}
+    missing: dict[str, tuple[None]] = {}
+    for name, value in inputs.items():
+        _, section, options = get_input_info(class_def, name, types)
+        if is_link(value) and not (options and options.get("rawLink")):
+            values = _linked(value, unique_id, execution_list)
+            arguments[name] = ABSENT if values is None else values
+            if values is None:
+                missing[name] = ABSENT
+        elif section is not None and not (has_schema and section == "hidden"):
+            arguments[name] = [value]
+    hidden = _hidden_values(types.get("hidden") or {}, unique_id, dynprompt, extra_data)
+    if has_schema:
+        by_type = {kind: value for _, kind, value in hidden}
+        return arguments, missing, {"hidden_inputs": by_type, "dynamic_paths": paths}
+    arguments.update({name: [value] for name, _, value in hidden})
+    return arguments, missing, {}
+
+
+def _linked(link: list[Any], unique_id: str, execution_list: Any) -> list[Any] | None:
+    """The values of a link; None if the node has not run, or has no such slot."""
+    if execution_list is None:
+        return None
+    entry = execution_list.get_cache(link[0], unique_id)
+    slot = int(link[1])
+    if entry is None or entry.outputs is None or not 0 <= slot < len(entry.outputs):
+        return None
+    values: list[Any] = entry.outputs[slot]
+    return values
+
+
+def _hidden_values(
+    declared: Mapping[str, Any], unique_id: str, dynprompt: Any, extra_data: Mapping[str, Any]
+) -> list[tuple[str, str, Any]]:
+    """Name, type and value of each hidden input whose type says what it is."""
+    found: list[tuple[str, str, Any]] = []
+    for name, kind in declared.items():
+        if kind == "PROMPT":
+            found.append((name, kind, {} if dynprompt is None else dynprompt.original_prompt))
+        elif kind == "DYNPROMPT":
+            found.append((name, kind, dynprompt))
+        elif kind == "EXTRA_PNGINFO":
+            found.append((name, kind, extra_data.get("extra_pnginfo")))
+        elif kind == "UNIQUE_ID":
+            found.append((name, kind, unique_id))
+        elif isinstance(kind, str) and kind in _SECRETS:
+            found.append((name, kind, extra_data.get(_SECRETS[kind])))
+    return found
+
+
+# -- calls -----------------------------------------------------------------------------------------
+
+
+async def call_over_lists(
+    prompt_id: str,
+    unique_id: str,
+    obj: Any,
+    input_data_all: Arguments,
+    func: str,
+    allow_interrupt: bool = False,
+    execution_block_cb: Callable[[ExecutionBlocker], Any] | None = None,
+    pre_execute_cb: Callable[[int], None] | None = None,
+    v3_data: Mapping[str, Any] | None = None,
+) -> list[Any]:
+    """Call a node's function for each element of its argument lists.
+
+    Args:
+        prompt_id: Of the prompt, for whoever asks for the executing context.
+        unique_id: Of the node.
+        obj: An instance, or the class for class methods.
+        input_data_all: The argument lists. The longest one counts; of shorter ones the last
+            element is used again. With ``INPUT_IS_LIST`` there is one call with whole lists.
+        func: Name of the function; it may be async.
+        allow_interrupt: Ask before each call whether the user wants to stop.
+        execution_block_cb: Told of a blocker among a call's arguments; what it returns is the
+            call's result. Without it the blocker is.
+        pre_execute_cb: Told the call's number before it is made.
+        v3_data: As `get_input_data` returns it.
+
+    Returns:
+        Per call what the function returned, or its task if it did not end at once.
+
+    Raises:
+        InterruptProcessingException: The user wants to stop.
+        ValueError: A list is empty while another is not.
+    """
+    call = _bound(obj, func, v3_data or {})
+    takes_lists = bool(getattr(obj, "INPUT_IS_LIST", False))
+    results: list[Any] = []
+    try:
+        for index, arguments in enumerate(_slices(input_data_all, takes_lists)):
+            if allow_interrupt:
+                comfy.model_management.throw_exception_if_processing_interrupted()
+            blocker = _blocker_in(arguments, takes_lists)
+            if blocker is not None:
+                results.append(execution_block_cb(blocker) if execution_block_cb else blocker)
+                continue
+            if pre_execute_cb is not None:
+                pre_execute_cb(index)
+            results.append(
+                _started(call, arguments, CurrentNodeContext(prompt_id, unique_id, index))
+            )
+        return await _settled(results)
+    except BaseException:
+        cancel_tasks(results)
+        raise
+
+
+def _bound(obj: Any, func: str, v3_data: Mapping[str, Any]) -> Callable[[dict[str, Any]], Any]:
+    """A function of one call's arguments."""
+    if not is_schema_class(obj):
+        function = getattr(obj, func)
+        return lambda arguments: function(**arguments)
+    node_class = obj if inspect.isclass(obj) else type(obj)
+    function = getattr(node_class.PREPARE_CLASS_CLONE(v3_data), func)
+    paths = v3_data.get("dynamic_paths") or {}
+    with_keys = func == "check_lazy_status"
+    return lambda arguments: function(**node_class.NEST_VALUES(arguments, paths, with_keys))
+
+
+def _slices(arguments: Arguments, takes_lists: bool) -> list[dict[str, Any]]:
+    """The arguments of each call."""
+    if takes_lists:
+        return [dict(arguments)]
+    count = max((len(values) for values in arguments.values()), default=0)
+    if count == 0:
+        return [{}]
+    if count == 1 and all(arguments.values()):
+        return [{name: values[0] for name, values in arguments.items()}]
+    empty = [name for name, values in arguments.items() if not values]
+    if empty:
+        raise ValueError(
+            f"The input {empty[0]!r} got an empty list where other inputs have {count} values. "
+            "Give it at least one value, or disconnect it."
+        )
+    return [
+        {name: values[min(index, len(values) - 1)] for name, values in arguments.items()}
+        for index in range(count)
+    ]
+
+
+def _blocker_in(arguments: dict[str, Any], takes_lists: bool) -> ExecutionBlocker | None:
+    for value in arguments.values():
+        for one in value if takes_lists else (value,):
+            if isinstance(one, ExecutionBlocker):
+                return one
+    return None
+
+
+def _started(
+    call: Callable[[dict[str, Any]], Any], arguments: dict[str, Any], context: CurrentNodeContext
+) -> Any:
+    """What a call returned, or the task of an async one."""
+    with context:
+        result = call(arguments)
+        return asyncio.ensure_future(result) if inspect.isawaitable(result) else result
+
+
+async def _settled(results: list[Any]) -> list[Any]:
+    """Let tasks run once: those that never wait are done then, and their results take their place."""
+    if not any(isinstance(result, asyncio.Future) for result in results):
+        return results
+    await asyncio.sleep(0)
+    return [
+        result.result() if isinstance(result, asyncio.Future) and result.done() else result
+        for result in results
+    ]
+
+
+def is_pending(result: Any) -> bool:
+    """Whether a call has not ended yet."""
+    return isinstance(result, asyncio.Future)
+
+
+def cancel_tasks(results: list[Any]) -> None:
+    """End the calls that still run."""
+    for result in results:
+        if isinstance(result, asyncio.Future):
+            result.cancel()
+
+
+async def wait_for_results(results: list[Any]) -> list[Any]:
+    """Wait for calls that have not ended; if one fails the others are cancelled.
+
+    Raises:
+        Exception: What the first call that failed raised.
+    """
+    tasks = [result for result in results if is_pending(result)]
+    if tasks:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        if not all(task.done() for task in tasks):
+            cancel_tasks(tasks)
+            await asyncio.wait(tasks)
+    failed = [task.exception() for task in tasks if not task.cancelled() and task.exception()]
+    if failed:
+        raise failed[0]
+    return [result.result() if is_pending(result) else result for result in results]
