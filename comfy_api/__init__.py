@@ -1,0 +1,1 @@
+"""What custom nodes are written against; every version of it stays."""
