@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,9 @@ from support.cold import evict
 from support.layouts import write_weights
 from support.memory_cap import Measured, run_measured
 from support.narrow import write_checkpoint
-from support.whole_checkpoint import checkpoint_specs, draw_unload_and_load_again
+from support.whole_checkpoint import checkpoint_specs, draw_small, draw_unload_and_load_again
+
+Measure = Callable[..., Measured]
 
 
 @pytest.fixture(scope="session")
@@ -23,11 +25,24 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    """A picture from a device without limit, the models unloaded, and loaded again."""
-    evict(checkpoint)
+def measure(tmp_path_factory: pytest.TempPathFactory) -> Measure:
+    """Run a function on a cold file, in a process that has already drawn a small picture."""
     small = write_checkpoint(tmp_path_factory.mktemp("small") / "narrow.safetensors")
-    arguments = {"path": str(checkpoint), "small": str(small)}
-    return run_measured(
-        draw_unload_and_load_again, arguments=arguments, timeout_s=1200.0
-    ).succeeded()
+
+    def measured(act: Callable[..., object], path: Path, **arguments: object) -> Measured:
+        evict(path)
+        return run_measured(
+            act,
+            arguments={"path": str(path), **arguments},
+            before=draw_small,
+            before_arguments={"path": str(small)},
+            timeout_s=1200.0,
+        ).succeeded()
+
+    return measured
+
+
+@pytest.fixture(scope="session")
+def whole(checkpoint: Path, measure: Measure) -> Measured:
+    """A picture from a device without limit, the models unloaded, and loaded again."""
+    return measure(draw_unload_and_load_again, checkpoint)

@@ -6,6 +6,7 @@ code prints goes where it would go anyway.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -16,17 +17,23 @@ from collections.abc import Callable
 from typing import Any
 
 
+def _function(spec: dict[str, Any], name: str) -> Callable[[], object]:
+    """Load a module under a name of ours, and give one of its functions with its arguments."""
+    described = importlib.util.spec_from_file_location(name, spec["file"])
+    assert described is not None and described.loader is not None
+    module = importlib.util.module_from_spec(described)
+    sys.modules[described.name] = module
+    described.loader.exec_module(module)
+    return functools.partial(getattr(module, spec["function"]), **spec["arguments"])
+
+
 def _prepare(spec: dict[str, Any]) -> Callable[[], object]:
-    """Do all imports, and return what is to be measured."""
+    """Do all imports and what comes before, and return what is to be measured."""
     arguments = spec["arguments"]
+    if "before" in spec:
+        _function(spec["before"], "module_before")()
     if spec["file"]:
-        described = importlib.util.spec_from_file_location("measured_module", spec["file"])
-        assert described is not None and described.loader is not None
-        module = importlib.util.module_from_spec(described)
-        sys.modules[described.name] = module
-        described.loader.exec_module(module)
-        function = getattr(module, spec["function"])
-        return lambda: function(**arguments)
+        return _function(spec, "measured_module")
     scope: dict[str, Any] = {"args": arguments, "result": None}
     exec(compile(spec["setup"], "<setup>", "exec"), scope)
     code = compile(spec["body"], "<body>", "exec")

@@ -158,9 +158,13 @@ def _describe(
     spec: dict[str, Any] = {"file": None, "function": None, "arguments": dict(arguments)}
     if isinstance(code, str):
         return {**spec, "setup": textwrap.dedent(setup), "body": textwrap.dedent(code)}
-    if code.__qualname__ != code.__name__:
-        raise ValueError(f"{code.__qualname__} is not at the top level of its module")
-    return {**spec, "file": inspect.getfile(code), "function": code.__name__}
+    return {**spec, **_named(code)}
+
+
+def _named(function: Callable[..., object]) -> dict[str, str]:
+    if function.__qualname__ != function.__name__:
+        raise ValueError(f"{function.__qualname__} is not at the top level of its module")
+    return {"file": inspect.getfile(function), "function": function.__name__}
 
 
 @contextlib.contextmanager
@@ -253,6 +257,8 @@ def run_measured(
     *,
     setup: str = "",
     arguments: Mapping[str, object] | None = None,
+    before: Callable[..., object] | None = None,
+    before_arguments: Mapping[str, object] | None = None,
     in_group: bool | None = None,
     limit_over_baseline_bytes: int | None = None,
     environment: Mapping[str, str] | None = None,
@@ -266,6 +272,10 @@ def run_measured(
             ``args`` and leaves what it has to say in ``result``.
         setup: Source text run before the measurement begins; only with source text.
         arguments: Simple values, passed through JSON.
+        before: A function, as above, called before the measurement begins: what it leaves in the
+            process and in the group, pages of libraries that it is the first to touch among it,
+            belongs to the baselines.
+        before_arguments: Its arguments.
         in_group: Whether to use a memory control group; None uses one where it can be had.
         limit_over_baseline_bytes: Limit of the group above its usage after imports.
         environment: Added to the subprocess's.
@@ -276,6 +286,8 @@ def run_measured(
         TimeoutError: If it takes too long.
     """
     spec = _describe(code, setup, arguments or {})
+    if before is not None:
+        spec["before"] = {**_named(before), "arguments": dict(before_arguments or {})}
     spec["environment"] = dict(environment or {})
     use_group = cgroup_reason() is None if in_group is None else in_group
     if limit_over_baseline_bytes is not None and not use_group:

@@ -19,7 +19,7 @@ import comfy.model_management
 import comfy.sample
 import comfy.sd
 import comfy.utils
-from support import census, layouts, simulated_device
+from support import census, cold, layouts, simulated_device
 from support.raw_files import Spec
 from support.simulated_device import SimulatedDevice
 from support.simulated_memory import host_alias
@@ -170,9 +170,14 @@ def extents(path: str) -> dict[str, tuple[int, int]]:
 
 
 def differing(models: Models, path: str) -> list[str]:
-    """The names of the file's weights that the device does not hold byte for byte; copies none."""
+    """The names of the file's weights that the device does not hold byte for byte; copies none.
+
+    Leaves nothing in the page cache, which is among what is measured.
+    """
     weights = models.by_name()
     with open(path, "rb", buffering=0) as file:
+        # Else the system reads ahead, in folios that reach beyond what is asked for.
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         return [
             name
             for name, (begin, end) in extents(path).items()
@@ -188,8 +193,8 @@ def _is_equal(weight: torch.Tensor, fd: int, begin: int, end: int) -> bool:
         == os.pread(fd, min(_CHUNK_BYTES, end - begin - at), begin + at)
         for at in range(0, end - begin, _CHUNK_BYTES)
     )
-    # The page cache is among what is measured.
-    os.posix_fadvise(fd, begin, end - begin, os.POSIX_FADV_DONTNEED)
+    # All of the file: of a folio that is only in part in a range, the system drops nothing.
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     return is_equal
 
 
@@ -210,14 +215,18 @@ def draw(path: str, unified: bool = True, capacity_bytes: int | None = None) -> 
     return {**drawn, "peak": device.peak_bytes, "refusals": device.refusals}
 
 
-def draw_unload_and_load_again(path: str, small: str) -> dict[str, Any]:
-    """Make a picture, let everything go, bring it back; gives the picture and what was left.
+def draw_small(path: str) -> None:
+    """Make a first picture from a small checkpoint, and let it go.
 
-    A small checkpoint goes first: code and tables that come with the first picture are no weights.
+    It goes before what is measured: code and tables that come with the first picture are no weights.
     """
-    draw(small)
+    draw(path)
     unload()
     _kept.clear()
+
+
+def draw_unload_and_load_again(path: str) -> dict[str, Any]:
+    """Make a picture, let everything go, bring it back; gives the picture and what was left."""
     before = census.memory().total
     drawn = draw(path)
     unload()
@@ -229,5 +238,6 @@ def draw_unload_and_load_again(path: str, small: str) -> dict[str, Any]:
         **drawn,
         **left,
         "at_home": device.allocated_bytes,
+        "cached": cold.resident_bytes(path),
         "wrong": differing(models, path),
     }

@@ -62,6 +62,20 @@ def test_a_peak_of_the_imports_is_not_in_the_group_s_figure() -> None:
     assert run.group_peak_over_baseline_bytes < 8 * MIB
 
 
+def test_what_comes_before_belongs_to_the_baselines() -> None:
+    run = run_measured(
+        hold,
+        arguments={"nbytes": 8 * MIB, "copies": 1},
+        before=hold,
+        before_arguments={"nbytes": 64 * MIB, "copies": 1},
+    ).succeeded()
+    assert run.baseline_bytes > 64 * MIB
+    assert run.peak_over_baseline_bytes < 32 * MIB
+    if run.group_baseline_bytes is not None:
+        assert run.group_baseline_bytes > 64 * MIB
+        assert run.group_peak_over_baseline_bytes < 32 * MIB
+
+
 def test_source_text_sees_its_arguments() -> None:
     run = run_measured(
         "result = args['x'] + y", setup="y = 2", arguments={"x": 1}, in_group=False
