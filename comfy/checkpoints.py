@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import comfy.utils
+from comfy.merged_weights import merged_weights
 from comfy.model_building import with_present_marks
 from comfy.model_detection import model_config_from_unet, unet_prefix_from_state_dict
 from comfy.state_loading import is_harmless, summarised
@@ -112,11 +113,25 @@ def _taken(sd: StateDict, prefix: str) -> StateDict:
     return {key: sd.pop(key) for key in [key for key in sd if key.startswith(prefix)]}
 
 
-def patched_network(model: Any) -> dict[str, torch.Tensor]:
-    """The network's weights under its own names, patches applied.
+def weights_of_network(model: Any) -> dict[str, torch.Tensor]:
+    """A diffusion model's weights under its own names, patches applied when they are written.
 
     Args:
-        model: A loaded patcher.
+        model: A patcher, loaded or not; see `comfy.merged_weights`.
     """
-    weights: Mapping[str, torch.Tensor] = model.model_state_dict(_NETWORK)
-    return {key.removeprefix(_NETWORK): tensor for key, tensor in weights.items()}
+    return merged_weights(model, _NETWORK)
+
+
+def weights_of_text_encoders(clip: Any) -> dict[str, torch.Tensor]:
+    """Text encoders' weights under their own names, likewise, and what the tokenizer keeps."""
+    return {**merged_weights(clip.patcher), **clip.tokenizer.state_dict()}
+
+
+def weights_of_vae(vae: Any) -> dict[str, torch.Tensor]:
+    """An autoencoder's weights under its own names, as they are in its file.
+
+    Raises:
+        RuntimeError: If there is none; see `comfy.vae.VAE.throw_exception_if_invalid`.
+    """
+    vae.throw_exception_if_invalid()
+    return merged_weights(vae.patcher)

@@ -16,7 +16,6 @@ import torch
 
 import comfy.lora
 import comfy.lora_convert
-import comfy.model_management
 import comfy.utils
 from comfy import checkpoints, model_building, text_encoder_kinds
 from comfy.clip import CLIP
@@ -230,26 +229,26 @@ def save_checkpoint(
     metadata: Mapping[str, str] | None = None,
     extra_keys: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint with all patches applied; one weight at a time goes from its home to disk.
+    """Write a checkpoint with all patches applied; weights are read, patched and written in turn.
+
+    Nothing is loaded for it, and what is loaded stays as it is.
 
     Args:
         output_path: A safetensors file, written whole or not at all.
-        model: Loaded, patched, for the time.
+        model: Its patches are applied.
         clip: The same.
-        vae: Its weights as they are.
-        clip_vision: Likewise.
+        vae: The same.
+        clip_vision: Its weights as they are.
         metadata: Strings for the header.
         extra_keys: Further tensors, such as marks of what the model predicts.
 
     Raises:
         WeightSaveFailed: If the disk refuses.
     """
-    loaded = [model] if clip is None else [model, clip.load_model()]
-    comfy.model_management.load_models_gpu(loaded, force_patch_weights=True)
     joined = model.model.state_dict_for_saving(
-        checkpoints.patched_network(model),
-        None if clip is None else clip.get_sd(),
-        None if vae is None else vae.get_sd(),
+        checkpoints.weights_of_network(model),
+        None if clip is None else checkpoints.weights_of_text_encoders(clip),
+        None if vae is None else checkpoints.weights_of_vae(vae),
         None if clip_vision is None else clip_vision.get_sd(),
     )
     comfy.utils.save_torch_file({**joined, **(extra_keys or {})}, output_path, metadata=metadata)

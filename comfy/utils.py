@@ -204,7 +204,10 @@ def save_torch_file(
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a safetensors file, whole or not at all; see `comfy.loading.save_state_dict`."""
-    comfy.loading.save_state_dict(sd, ckpt, metadata=metadata)
+    stream = sys.stderr if PROGRESS_BAR_ENABLED else None
+    name = os.path.basename(os.fspath(ckpt))
+    with progress.ByteProgress(name, stream, PROGRESS_BAR_HOOK) as show:
+        comfy.loading.save_state_dict(sd, ckpt, metadata=metadata, progress=show)
 
 
 def register_load_strategy(name: str, factory: Any) -> None:

@@ -29,7 +29,7 @@ UNITS = _list("""
     float quant_ops weight_casting ops weight_adapter weight_patches lora_keys lora_convert lora conds latent_formats predictions model_sampling
     patcher_extension model_options hook_keyframes hook_conds hooks
     residency_weights residency_stream residency_layers residency
-    patcher_options patcher_parts patcher_weights patcher_hooks patcher_loading model_patcher
+    patcher_options patcher_parts patcher_weights patcher_hooks patcher_loading model_patcher merged_weights
     ldm cldm t2i_adapter taesd clip_tokens clip_chunks prompt_weights
     textual_inversion clip_tokenizer clip_keys clip_model sd1_clip sdxl_clip text_encoders
     k_diffusion extra_samplers
@@ -53,7 +53,7 @@ LOADING_UNITS = _list("""
     weight_file storage pages page_cache
     encodings strict_json header_table header pickle_machine pickle_names pickle_zip pickles
     shards contents
-    homes file_tensor sources devices staging rings decision_table plan windows destinations
+    homes file_tensor deferred sources devices staging rings decision_table plan windows destinations
     transfer placing mover registry strategies saving survey loader default __init__ testing
     commands __main__
 """)

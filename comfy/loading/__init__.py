@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from comfy.loading.default import load as load
     from comfy.loading.default import load_strategies as load_strategies
     from comfy.loading.default import register_load_strategy as register_load_strategy
+    from comfy.loading.deferred import DeferredTensor as DeferredTensor
     from comfy.loading.errors import LoadError as LoadError
     from comfy.loading.file_tensor import FileTensor as FileTensor
     from comfy.loading.loader import LoadedFile as LoadedFile
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CancelToken": "reader",
+    "DeferredTensor": "deferred",
     "FileTensor": "file_tensor",
     "LoadError": "errors",
     "LoadOptions": "options",

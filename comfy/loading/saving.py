@@ -1,7 +1,8 @@
 """Writing safetensors files: atomically, streaming, at most one tensor in memory at a time.
 
 The bytes are those that the safetensors library would write. A tensor whose bytes are still in a
-file goes from file to file in pieces and is not brought into memory.
+file goes from file to file in pieces and is not brought into memory; a `DeferredTensor` is computed
+when its turn comes, written, and dropped.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
+from comfy.loading.deferred import DeferredTensor
 from comfy.loading.encodings import ENCODINGS, Encoding
 from comfy.loading.errors import CannotBeSaved, WeightSaveFailed
 from comfy.loading.file_tensor import FileTensor
@@ -160,7 +162,37 @@ def _resolved(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _needs_staging(tensor: torch.Tensor) -> bool:
-    return isinstance(tensor, FileTensor) or tensor.device.type != "cpu"
+    return isinstance(tensor, (FileTensor, DeferredTensor)) or tensor.device.type != "cpu"
+
+
+def _all_pieces(entry: _Entry, staging: torch.Tensor) -> Iterator[memoryview]:
+    """Give the bytes of one entry in order; see `_pieces`.
+
+    Raises:
+        CannotBeSaved: If a recipe makes a tensor of another size or dtype than it promised.
+    """
+    if not isinstance(entry.tensor, DeferredTensor):
+        yield from _pieces(_resolved(entry.tensor), staging)
+        return
+    made = 0
+    for part in entry.tensor.parts():
+        made += part.nbytes
+        if part.dtype != entry.tensor.dtype or made > entry.nbytes:
+            raise _broken_promise(entry, part.dtype, made)
+        yield from _pieces(_resolved(part), staging)
+        del part  # while the next one is computed
+    if made != entry.nbytes:
+        raise _broken_promise(entry, entry.tensor.dtype, made)
+
+
+def _broken_promise(entry: _Entry, dtype: torch.dtype, nbytes: int) -> CannotBeSaved:
+    return CannotBeSaved(
+        f"tensor '{entry.name}' was to have {entry.nbytes:,} bytes of {entry.tensor.dtype}, and "
+        f"came out with {nbytes:,} bytes of {dtype}.",
+        tensor=entry.name,
+        wanted=entry.nbytes,
+        got=nbytes,
+    )
 
 
 class _Replacement:
@@ -250,7 +282,7 @@ def save_state_dict(
     written one by one.
 
     Args:
-        state_dict: Name to tensor, of any strides, on any device.
+        state_dict: Name to tensor, of any strides, on any device, or yet to be computed.
         path: A link is followed; permissions are those of any new file.
         metadata: Strings for the header.
         progress: Told (bytes done, bytes in all); what it raises ends the save.
@@ -269,7 +301,7 @@ def save_state_dict(
     with _replacing(path) as output:
         output.write(header)
         for entry in entries:
-            for piece in _pieces(_resolved(entry.tensor), staging):
+            for piece in _all_pieces(entry, staging):
                 output.write(piece)
                 done += len(piece)
                 if progress is not None:
