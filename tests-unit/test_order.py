@@ -25,7 +25,7 @@ UNITS = _list("""
     file_listing output_names folder_paths
     devices device_memory dtypes dtype_policy placement casting attention_choice interrupts
     admission loaded_models model_loading model_management state_dicts attributes key_tables key_maps quant_markers
-    images tiles progress utils
+    images image_saving tiles progress utils
     float quant_ops weight_casting ops weight_adapter weight_patches lora_keys lora_convert lora conds latent_formats predictions model_sampling
     patcher_extension model_options hook_keyframes hook_conds hooks
     residency_weights residency_stream residency_layers residency

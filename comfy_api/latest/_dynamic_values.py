@@ -7,7 +7,6 @@ from typing import Any
 
 from comfy_api.latest._dynamic import DynamicInput
 from comfy_api.latest._inputs import Input
-from comfy_api.latest._node_info import input_types
 from comfy_api.latest._schema import Schema
 from comfy_execution.schema_nodes import DynamicPaths, InputTypes
 
@@ -23,9 +22,10 @@ def expanded_types(schema: Schema, given: Mapping[str, Any]) -> tuple[InputTypes
         Sections of inputs by their names in the prompt, and the path of each name that is part of
         a dynamic input.
     """
-    sections = {"required": {}, "optional": {}} | {
-        name: entries for name, entries in input_types(schema).items() if name == "hidden"
-    }
+    sections: InputTypes = {"required": {}, "optional": {}}
+    if schema.hidden:
+        # The listing shows these as (type,); the executor reads classic nodes' plain types.
+        sections["hidden"] = {entry.name: entry.value for entry in schema.hidden}
     paths: DynamicPaths = {}
     _spread(schema.inputs, "", given, sections, paths)
     return sections, paths

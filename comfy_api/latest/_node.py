@@ -121,7 +121,7 @@ class ComfyNode(SchemaNode):
     @classmethod
     def _checked(cls, returned: Any) -> NodeOutput:
         schema = cls._schema()
-        output = normalized(returned, schema.node_id)
+        output = normalized(returned, schema.node_id, len(schema.outputs))
         if output.expand is not None and not schema.enable_expand:
             raise ValueError(
                 f"Node {schema.node_id!r} returned a graph, which its schema does not announce. "

@@ -42,9 +42,8 @@ class NodeOutput(NodeResult):
             TypeError: If the result is neither values in a row nor a blocker.
         """
         result = data.get("result")
-        message = None
         if isinstance(result, ExecutionBlocker):
-            result, message = None, blocked_message(result)
+            return cls(ui=data.get("ui"), block_execution=result.message or "")
         if isinstance(result, NodeResult):
             result = result.args
         if result is not None and not isinstance(result, (tuple, list)):
@@ -52,21 +51,16 @@ class NodeOutput(NodeResult):
                 f'A node returned {type(result).__name__} as "result". Return a tuple with one '
                 "value per output."
             )
-        ui, expand = data.get("ui"), data.get("expand")
-        return cls(*(result or ()), ui=ui, expand=expand, block_execution=message)
+        return cls(*(result or ()), ui=data.get("ui"), expand=data.get("expand"))
 
 
-def blocked_message(blocker: ExecutionBlocker) -> str:
-    """The message of a blocker; "" blocks silently, since None would not block."""
-    return blocker.message or ""
-
-
-def normalized(returned: Any, node_id: str) -> NodeOutput:
+def normalized(returned: Any, node_id: str, outputs: int) -> NodeOutput:
     """Whatever ``execute`` may return as a NodeOutput.
 
     Args:
         returned: A NodeOutput, tuple, classic dict, blocker or None.
         node_id: Of the node, for the error.
+        outputs: Their number; a blocker stands on each.
 
     Raises:
         TypeError: If it is anything else.
@@ -77,10 +71,12 @@ def normalized(returned: Any, node_id: str) -> NodeOutput:
         return NodeOutput()
     if isinstance(returned, tuple):
         return NodeOutput(*returned)
-    if isinstance(returned, dict):
-        return NodeOutput.from_dict(returned)
     if isinstance(returned, ExecutionBlocker):
-        return NodeOutput(block_execution=blocked_message(returned))
+        return NodeOutput(*[returned] * outputs)
+    if isinstance(returned, dict):
+        if isinstance(returned.get("result"), ExecutionBlocker):
+            returned = {**returned, "result": [returned["result"]] * outputs}
+        return NodeOutput.from_dict(returned)
     raise TypeError(
         f"Node {node_id!r} returned {type(returned).__name__}. Return a NodeOutput, a tuple, a "
         "dict, an ExecutionBlocker or None."

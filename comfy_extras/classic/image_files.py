@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import string
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,46 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps, ImageSequence
-from PIL.PngImagePlugin import PngInfo
 
 import folder_paths
 import node_helpers
-from comfy.cli_args import args
-from comfy_extras.classic.graph_metadata import graph_metadata
+from comfy.image_saving import png_metadata, to_pillow, write_png
 from comfy_extras.classic.input_files import check_exists, content_hash, input_names
 
 _NO_MASK_PIXELS = 64
-
-
-def png_metadata(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> PngInfo | None:
-    """Text chunks that hold the graph; None under --disable-metadata."""
-    if args.disable_metadata:
-        return None
-    found = PngInfo()
-    for key, text in graph_metadata(prompt, extra_pnginfo).items():
-        found.add_text(key, text)
-    return found
-
-
-def to_pillow(image: torch.Tensor) -> Image.Image:
-    """One picture, (height, width, 3 or 4), 0 to 1, as 8-bit."""
-    return Image.fromarray((image.cpu().float().numpy() * 255.0).clip(0, 255).astype(np.uint8))
-
-
-def write_png(image: Image.Image, path: Path, pnginfo: PngInfo | None, compress_level: int) -> None:
-    """Write a file that is whole or not there."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            image.save(file, format="PNG", pnginfo=pnginfo, compress_level=compress_level)
-        # mkstemp allows nobody else to read; a picture gets what the user's mask gives.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 class SaveImage:

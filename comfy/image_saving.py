@@ -1,0 +1,64 @@
+"""Files with the graph they came from inside, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from comfy.cli_args import args
+
+
+def graph_metadata(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> dict[str, str]:
+    """JSON of the graph as "prompt", and of each further entry; empty under --disable-metadata."""
+    if args.disable_metadata:
+        return {}
+    found = {} if prompt is None else {"prompt": json.dumps(prompt)}
+    return found | {key: json.dumps(value) for key, value in (extra_pnginfo or {}).items()}
+
+
+def png_metadata(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> PngInfo | None:
+    """Text chunks that hold the graph; None under --disable-metadata."""
+    if args.disable_metadata:
+        return None
+    found = PngInfo()
+    for key, text in graph_metadata(prompt, extra_pnginfo).items():
+        found.add_text(key, text)
+    return found
+
+
+def to_pillow(image: torch.Tensor) -> Image.Image:
+    """One picture, (height, width, 3 or 4), 0 to 1, as 8-bit."""
+    return Image.fromarray((image.cpu().float().numpy() * 255.0).clip(0, 255).astype(np.uint8))
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that appears at `path` when the block ends without an error."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+        # mkstemp allows nobody else to read; a picture gets what the user's mask gives.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_png(image: Image.Image, path: Path, pnginfo: PngInfo | None, compress_level: int) -> None:
+    """Write a PNG that is whole or not there."""
+    with whole_file(path) as file:
+        image.save(file, format="PNG", pnginfo=pnginfo, compress_level=compress_level)
