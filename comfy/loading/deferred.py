@@ -33,9 +33,10 @@ class DeferredTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls: type[DeferredTensor], like: torch.Tensor, parts: Parts) -> DeferredTensor:
-        """Promise a tensor.
+        """Wrap a recipe.
 
         Args:
+            cls: Of the result.
             like: Has its shape, strides and dtype; may be on the meta device.
             parts: Makes it; what comes may be anywhere, and a `FileTensor`.
         """
