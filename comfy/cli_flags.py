@@ -39,6 +39,26 @@ def _one_of(*flags: Flag) -> OneOf:
     return OneOf(flags)
 
 
+_HEADLESS = Group(
+    "one workflow, without a server",
+    (
+        _value(
+            "--run",
+            metavar="FILE",
+            help="Run a workflow and exit: a file saved by the page or exported for the API, a "
+            "picture with a workflow in it, or - for standard input.",
+        ),
+        _value(
+            "--set",
+            action="append",
+            default=[],
+            metavar="NODE.INPUT=VALUE",
+            help="Change an input of --run's workflow; NODE is an id, a title or a class. May be "
+            "given several times.",
+        ),
+    ),
+)
+
 _NETWORK = Group(
     "server",
     (
@@ -337,6 +357,7 @@ _NEWER = Group(
 )
 
 GROUPS = (
+    _HEADLESS,
     _NETWORK,
     _FOLDERS,
     _DEVICES,
@@ -347,6 +368,3 @@ GROUPS = (
     _LOGGING,
     _NEWER,
 )
-
-WITHOUT_EFFECT = frozenset(flag.dest for flag in _NEWER.flags())
-"""Attributes of flags that are only accepted; whoever starts the program says so once."""

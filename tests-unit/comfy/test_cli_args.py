@@ -15,8 +15,9 @@ import pytest
 
 import comfy.cli_args
 import comfy.options
-from comfy.cli_flags import GROUPS, WITHOUT_EFFECT
+from comfy.cli_flags import GROUPS
 from comfy.cli_types import EnumAction, LatentPreviewMethod, PerformanceFeature, is_valid_directory
+from comfy.cli_unused import WITHOUT_EFFECT, WITHOUT_SERVER, explanations
 from comfy.loading.errors import FlagConflict
 from comfy.loading.options import FLAGS, LoadOptions, from_namespace
 
@@ -162,6 +163,9 @@ def test_no_flag_is_defined_twice() -> None:
         ("--load-strategy my-plugin", "load_strategy", "my-plugin"),
         ("--vram-headroom 1.5", "vram_headroom", 1.5),
         ("--feature-flag a=1 --feature-flag b", "feature_flag", ["a=1", "b"]),
+        ("--run w.json", "run", "w.json"),
+        ("--run -", "run", "-"),
+        ("--set 3.seed=1 --set Prompt.text=a=b", "set", ["3.seed=1", "Prompt.text=a=b"]),
     ],
 )
 def test_flag_is_stored(parse: Parse, words: str, dest: str, value: object) -> None:
@@ -272,17 +276,14 @@ def test_folder_that_does_not_exist_is_refused(refused: Callable[..., str], tmp_
     assert "there is no folder" in refused("--user-directory", str(tmp_path / "none"))
 
 
-def test_help_shows_the_loading_flags_first(
-    parse: Parse, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_shows_our_own_flags_first(parse: Parse, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         parse("--help")
     assert stop.value.code == 0
     headings = [
         line for line in capsys.readouterr().out.splitlines() if line[-1:] == ":" and line[0] != " "
     ]
-    assert headings[0] == "loading weights:"
-    assert headings[1] == "server:"
+    assert headings[:3] == ["loading weights:", "one workflow, without a server:", "server:"]
 
 
 def test_every_flag_has_a_help_text_unless_it_is_without_effect() -> None:
@@ -292,7 +293,33 @@ def test_every_flag_has_a_help_text_unless_it_is_without_effect() -> None:
         for flag in group.flags()
         if flag.settings["help"] in (None, "", "==SUPPRESS==")
     }
-    assert silent == WITHOUT_EFFECT
+    assert silent <= set(WITHOUT_EFFECT)
+
+
+def test_flags_said_to_be_without_effect_exist() -> None:
+    known = {flag.dest for group in GROUPS for flag in group.flags()}
+    assert set(WITHOUT_EFFECT) | set(WITHOUT_SERVER) <= known
+
+
+def explained(words: str, has_server: bool) -> list[str]:
+    parser = comfy.cli_args.parser
+    return list(explanations(parser, parser.parse_args(words.split()), has_server))
+
+
+def test_a_flag_without_effect_says_so_and_why() -> None:
+    (told,) = explained("--vram-headroom 1.5 --lowvram", has_server=True)
+    assert told == "--vram-headroom has no effect here: use --reserve-vram."
+
+
+def test_flags_of_the_server_are_explained_only_without_one() -> None:
+    assert explained("--port 9 --listen", has_server=True) == []
+    told = explained("--port 9 --listen", has_server=False)
+    assert [line.split()[0] for line in told] == ["--listen", "--port"]
+
+
+@pytest.mark.parametrize("has_server", [False, True])
+def test_nothing_is_explained_of_flags_that_are_not_given(has_server: bool) -> None:
+    assert explained("--run a.json --set 3.seed=1", has_server) == []
 
 
 def test_arguments_are_left_alone_unless_parsing_is_enabled(

@@ -1,0 +1,1 @@
+"""Runs one workflow without a server: ``python main.py --run FILE``."""

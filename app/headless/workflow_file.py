@@ -1,0 +1,136 @@
+"""Reads the file of ``--run``: a workflow of the API, one of the page, or a picture of ours."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from PIL import Image, UnidentifiedImageError
+
+from app.headless.failures import UserError
+
+STANDARD_INPUT = "-"
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Workflow:
+    """What was read.
+
+    Attributes:
+        prompt: Node id to {"class_type", "inputs"}; None if only the page's form is known.
+        page: The page's form, which is written into pictures; None if there is none.
+        source: The file's name, for messages.
+    """
+
+    prompt: dict[str, Any] | None
+    page: dict[str, Any] | None
+    source: str
+
+
+def read(name: str) -> Workflow:
+    """Read a workflow.
+
+    Args:
+        name: A JSON file, a PNG file with a workflow in it, or "-" for standard input.
+
+    Raises:
+        UserError: If there is no such file, or no workflow in it.
+    """
+    if name == STANDARD_INPUT:
+        return parse(sys.stdin.buffer.read(), "standard input")
+    path = Path(name)
+    if path.is_dir():
+        raise UserError(f"{name} is a folder. Give --run the file of one workflow.")
+    try:
+        content = path.read_bytes()
+    except OSError as err:
+        raise UserError(f"{name} cannot be read: {err.strerror or err}.") from err
+    if content.startswith(_PNG):
+        return _of_picture(path)
+    return parse(content, name)
+
+
+def parse(content: bytes, source: str) -> Workflow:
+    """Tell which form of workflow a JSON text is.
+
+    Args:
+        content: UTF-8, with or without a byte order mark.
+        source: Where it is from, for messages.
+
+    Raises:
+        UserError: If it is no JSON, or no workflow.
+    """
+    try:
+        found = json.loads(content.decode("utf-8-sig"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as err:
+        raise UserError(f"{source} is neither a JSON text nor a PNG picture.") from err
+    except json.JSONDecodeError as err:
+        raise UserError(
+            f"{source}, line {err.lineno}, column {err.colno}: this is no JSON ({err.msg})."
+        ) from err
+    except UserError as err:
+        raise UserError(f"{source}: {err}") from err
+    return _sort(found, source)
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise UserError(f"{word} is no number of JSON, and no node can take it.")
+
+
+def _sort(found: Any, source: str) -> Workflow:
+    if isinstance(found, dict):
+        if isinstance(found.get("nodes"), list):
+            return Workflow(None, found, source)
+        if isinstance(found.get("prompt"), dict):
+            return _of_request(found, source)
+        if found and all(isinstance(node, dict) for node in found.values()):
+            return Workflow(_checked(found, source), None, source)
+    raise UserError(
+        f"{source} holds no workflow. Use a file that the page saved, or one that it exported for "
+        'the API: {"1": {"class_type": "KSampler", "inputs": {...}}, ...}.'
+    )
+
+
+def _of_request(body: dict[str, Any], source: str) -> Workflow:
+    """The body of a request to the server: the prompt, and the page's form beside it."""
+    extra = body.get("extra_data")
+    info = extra.get("extra_pnginfo") if isinstance(extra, dict) else None
+    page = info.get("workflow") if isinstance(info, dict) else None
+    return Workflow(
+        _checked(body["prompt"], source), page if isinstance(page, dict) else None, source
+    )
+
+
+def _checked(prompt: dict[str, Any], source: str) -> dict[str, Any]:
+    for node, content in prompt.items():
+        if not isinstance(content, dict):
+            raise UserError(f"{source}: node {node} is no object with a class_type and inputs.")
+        if not isinstance(content.setdefault("inputs", {}), dict):
+            raise UserError(f"{source}: the inputs of node {node} are no object.")
+    return prompt
+
+
+def _of_picture(path: Path) -> Workflow:
+    try:
+        with Image.open(path) as image:
+            # Text may stand after the pixels; reading them all brings it in.
+            image.load()
+            texts = dict(getattr(image, "text", {}))
+    except (OSError, SyntaxError, UnidentifiedImageError) as err:
+        raise UserError(f"{path} is a damaged picture: {err}.") from err
+    parts = {
+        key: parse(texts[key].encode("utf-8"), f"{path}, text '{key}'")
+        for key in ("prompt", "workflow")
+        if key in texts
+    }
+    if not parts:
+        raise UserError(
+            f"{path} holds no workflow. Pictures that were edited or sent through a chat lose it."
+        )
+    prompt = parts["prompt"].prompt if "prompt" in parts else None
+    page = parts["workflow"].page if "workflow" in parts else None
+    return Workflow(prompt, page, str(path))
