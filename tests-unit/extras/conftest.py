@@ -1,0 +1,53 @@
+"""A narrow checkpoint, loaded once for all tests of nodes that need a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+import comfy.sd
+from support import narrow
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """What a checkpoint has, and two prompts."""
+
+    model: Any
+    clip: Any
+    vae: Any
+    positive: Any
+    negative: Any
+
+    def encode(self, text: str) -> Any:
+        """A prompt as CONDITIONING."""
+        return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
+
+
+def _load(folder: Any, family: str) -> LoadedCheckpoint:
+    path = narrow.write_checkpoint(folder / f"{family}.safetensors", family, encoding="F32")
+    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(path))
+    loaded = LoadedCheckpoint(model, clip, vae, None, None)
+    prompts = loaded.encode("a red circle"), loaded.encode("blurry")
+    return LoadedCheckpoint(model, clip, vae, *prompts)
+
+
+@pytest.fixture(scope="session")
+def sd15(tmp_path_factory: pytest.TempPathFactory) -> LoadedCheckpoint:
+    """A narrow checkpoint of the SD 1.5 family; its network has self- and cross-attention."""
+    return _load(tmp_path_factory.mktemp("sd15"), "SD15")
+
+
+@pytest.fixture(scope="session")
+def sdxl(tmp_path_factory: pytest.TempPathFactory) -> LoadedCheckpoint:
+    """A narrow checkpoint of the SDXL family."""
+    return _load(tmp_path_factory.mktemp("sdxl"), "SDXL")
+
+
+@pytest.fixture
+def latent() -> dict[str, torch.Tensor]:
+    """An empty latent of 64 pixels a side."""
+    return {"samples": torch.zeros(1, 4, 8, 8)}
