@@ -1,1 +1,1 @@
-"""The program around the core: what starts it, and what shows it to users."""
+"""What pages use besides running prompts."""

@@ -50,9 +50,8 @@ def faults(name: str, config: InputConfig, value: Any) -> list[Error]:
     choices = choices_of(config)
     if choices is not None:
         several = _takes_several(options) and isinstance(value, list)
-        for one in value if several else [value]:
-            if one not in choices:
-                found.append(errors.value_not_in_list(name, config, one, choices))
+        strange = [one for one in (value if several else [value]) if one not in choices]
+        found += [errors.value_not_in_list(name, config, one, choices) for one in strange]
     return found
 
 

@@ -1,0 +1,198 @@
+"""What the program says: to the terminal, and the last of it to pages that ask.
+
+Everything written to standard output and error passes by here, the log included, so that a page
+shows what a terminal shows.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, TextIO, TypedDict
+
+logger = logging.getLogger(__name__)
+
+RECENT_WRITES = 300
+"""So many writes are kept for pages."""
+
+
+class Entry(TypedDict):
+    """One write: when, in ISO form, and what."""
+
+    t: str
+    m: str
+
+
+Listener = Callable[[list[Entry]], None]
+"""Gets what was written since it was called last."""
+
+
+class RecentWrites:
+    """The last writes, and whoever wants to hear of new ones.
+
+    A write that begins with a carriage return takes the place of the one before, if that did not
+    end its line: so a progress bar is one entry, as it is one line.
+    """
+
+    def __init__(self, capacity: int = RECENT_WRITES) -> None:
+        """Begin with none.
+
+        Args:
+            capacity: So many are kept.
+        """
+        self._kept: deque[Entry] = deque(maxlen=capacity)
+        self._new: deque[Entry] = deque(maxlen=capacity)
+        self._listeners: list[Listener] = []
+        self._lock = threading.Lock()
+        self._telling = False
+
+    def add(self, text: str) -> None:
+        """Keep a write."""
+        entry: Entry = {"t": datetime.now().isoformat(), "m": text}
+        with self._lock:
+            for entries in (self._kept, self._new):
+                if text.startswith("\r") and entries and not entries[-1]["m"].endswith("\n"):
+                    entries.pop()
+                entries.append(entry)
+
+    def entries(self) -> list[Entry]:
+        """What is kept, oldest first."""
+        with self._lock:
+            return list(self._kept)
+
+    def listen(self, listener: Listener) -> None:
+        """Call it at each flush with what is new."""
+        with self._lock:
+            self._listeners.append(listener)
+
+    def tell(self) -> None:
+        """Give listeners what is new; what they write themselves is told the next time.
+
+        A listener that raises is not called again.
+        """
+        with self._lock:
+            if self._telling or not self._new:
+                return
+            self._telling = True
+            told = list(self._new)
+            self._new.clear()
+            listeners = list(self._listeners)
+        # Without the lock: a listener may wait for a thread that writes.
+        try:
+            for listener in listeners:
+                self._tell_one(listener, told)
+        finally:
+            self._telling = False
+
+    def _tell_one(self, listener: Listener, told: list[Entry]) -> None:
+        try:
+            listener(told)
+        except Exception:
+            self._listeners.remove(listener)
+            logger.exception("What listened to the log failed, and hears no more of it.")
+
+
+class WatchedStream(io.TextIOBase):
+    """A stream whose writes are kept; everything else is as the stream itself has it."""
+
+    def __init__(self, stream: TextIO, writes: RecentWrites) -> None:
+        """Watch.
+
+        Args:
+            stream: Gets all writes.
+            writes: Keeps them.
+        """
+        self.stream = stream
+        self._writes = writes
+
+    def write(self, text: str) -> int:
+        """Write and keep."""
+        self._writes.add(text)
+        return self.stream.write(text)
+
+    def flush(self) -> None:
+        """Flush, and tell listeners."""
+        self.stream.flush()
+        self._writes.tell()
+
+    def close(self) -> None:
+        """Only flush: others may hold the stream."""
+        if not self.stream.closed:
+            self.flush()
+
+    def isatty(self) -> bool:
+        """Whether a terminal is behind it."""
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        """The descriptor behind it."""
+        return self.stream.fileno()
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # a plain attribute in the stub
+        """How text becomes bytes."""
+        return self.stream.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]  # a plain attribute in the stub
+        """What happens to text that has no bytes in that encoding."""
+        return self.stream.errors
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+_writes = RecentWrites()
+
+
+class TerminalHandler(logging.StreamHandler[Any]):
+    """The handler that `setup_logger` gives to the root logger, known by its class."""
+
+
+def setup_logger(log_level: str = "INFO", use_stdout: bool = False) -> None:
+    """Send the log to the terminal, and keep what is written to it for pages.
+
+    A second call changes level and stream; streams are watched once.
+
+    Args:
+        log_level: "DEBUG", "INFO", "WARNING", "ERROR" or "CRITICAL".
+        use_stdout: Log to standard output; else to standard error.
+
+    Raises:
+        ValueError: There is no such level.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        # A program without a terminal may have no streams.
+        if stream is not None and not isinstance(stream, WatchedStream):
+            setattr(sys, name, WatchedStream(stream, _writes))
+    root = logging.getLogger()
+    root.setLevel(log_level)
+    for old in [one for one in root.handlers if isinstance(one, TerminalHandler)]:
+        root.removeHandler(old)
+    handler = TerminalHandler(sys.stdout if use_stdout else sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    root.addHandler(handler)
+
+
+def get_logs() -> list[Entry]:
+    """The last writes to standard output and error, oldest first."""
+    return _writes.entries()
+
+
+def on_flush(callback: Listener) -> None:
+    """Call a function whenever something new was written and flushed.
+
+    Args:
+        callback: Gets the new entries; what it raises reaches whoever wrote.
+    """
+    _writes.listen(callback)

@@ -1,0 +1,1 @@
+"""Small things around the core: files of configuration, JSON, what is installed."""
