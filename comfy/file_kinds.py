@@ -80,6 +80,11 @@ KINDS: tuple[FileKind, ...] = (
         "put it into models/vae_approx, for previews or for VAELoader",
     ),
     FileKind(
+        "a checkpoint",
+        _any_starts("model.diffusion_model."),
+        "load it with CheckpointLoaderSimple (models/checkpoints)",
+    ),
+    FileKind(
         "a VAE",
         _has(
             "decoder.conv_in.weight",
@@ -134,7 +139,7 @@ def explain(state_dict: Mapping[str, Any], path: str, wanted: str) -> str:
     """
     name = path or "the state dict"
     kind = kind_of(state_dict.keys())
-    if kind is not None:
+    if kind is not None and kind.name != wanted:
         return f"{name} is not {wanted} but looks like {kind.name}: {kind.advice}."
     if not state_dict:
         return f"{name} is not {wanted}: it holds no tensors."
