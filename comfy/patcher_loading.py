@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 import comfy.model_management
+import comfy.utils
 from comfy.attributes import get_attr, set_attr, set_attr_param
 from comfy.loading.errors import LoadCancelled
 from comfy.loading.reader import CancelToken
@@ -16,6 +18,7 @@ from comfy.patcher_extension import CallbacksMP
 from comfy.patcher_hooks import HookPatching
 from comfy.patcher_parts import PatcherParts
 from comfy.patcher_weights import Backup
+from comfy.progress import ByteProgress
 from comfy.residency import Residency, residency_of
 
 
@@ -218,10 +221,17 @@ class PatcherLoading(PatcherParts, HookPatching):
 
     def _place(self, device: torch.device, budget: int | None, force: bool) -> None:
         me: Any = self
+        title = type(self.model).__name__
+        stream = sys.stderr if comfy.utils.PROGRESS_BAR_ENABLED else None
         try:
-            self.residency.load(
-                self.model, me, device, budget=budget, force=force, cancel=_Interruption()
-            )
+            with ByteProgress(title, stream, comfy.utils.PROGRESS_BAR_HOOK) as show:
+                self.residency.load(
+                    *(self.model, me, device),
+                    budget=budget,
+                    force=force,
+                    cancel=_Interruption(),
+                    progress=show,
+                )
         except BaseException as err:
             self.backup.clear()
             self._note(self.offload_device, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -14,6 +15,9 @@ Hook = Callable[..., Any]
 
 LARGE_FILE_BYTES = 256 * 1024 * 1024
 HOOK_INTERVAL_S = 0.1
+
+file_in_progress: ContextVar[str | None] = ContextVar("file_in_progress", default=None)
+"""While a hook is called: the name of what is being loaded if it counts bytes, else None."""
 
 
 class ProgressBar:
@@ -92,7 +96,11 @@ class ByteProgress:
         now = time.monotonic()
         if self._hook.hook is not None and (now >= self._next_call or self._is_last(done, total)):
             self._next_call = now + HOOK_INTERVAL_S
-            self._hook.update_absolute(done, total)
+            token = file_in_progress.set(self._title)
+            try:
+                self._hook.update_absolute(done, total)
+            finally:
+                file_in_progress.reset(token)
 
     def _is_last(self, done: int, total: int) -> bool:
         return done >= total and self._hook.total > 0

@@ -23,7 +23,7 @@ from comfy.loading.errors import NotEnoughMemory, forget_frames
 from comfy.loading.file_tensor import FileTensor
 from comfy.loading.loader import Loader
 from comfy.loading.placing import BATCH_BYTES
-from comfy.loading.reader import CancelToken
+from comfy.loading.reader import CancelToken, Progress
 from comfy.loading.rings import with_index
 from comfy.loading.sources import is_mapped, remember_source
 from comfy.residency_layers import LayerSetup, Patcher
@@ -106,6 +106,7 @@ class Residency:
         budget: int | None = None,
         force: bool = False,
         cancel: CancelToken | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Bring weights home to a device, patched; idempotent.
 
@@ -117,12 +118,13 @@ class Residency:
                 others; None for all. Weights that are at home already stay.
             force: Read patched weights again even if their patches are the same.
             cancel: Stops within one request of reading.
+            progress: Told (bytes done, bytes in all) of what comes from files, after each weight.
 
         Raises:
             LoadError: Of the kind that fits; every weight is then at its source.
         """
         try:
-            self._load(model, patcher, with_index(device), budget, force, cancel)
+            self._load(model, patcher, with_index(device), budget, force, cancel, progress)
         except BaseException as err:
             # Whoever keeps the error must not keep weights.
             forget_frames(err)
@@ -190,6 +192,7 @@ class Residency:
         budget: int | None,
         force: bool,
         cancel: CancelToken | None,
+        progress: Progress | None,
     ) -> None:
         if device != self._device:
             self.unload(_CPU)
@@ -206,7 +209,7 @@ class Residency:
         for weight in self.weights:
             if weight.is_at(device):
                 self._patch(model, patcher, weight)
-        self._bring(model, patcher, self._chosen(budget), cancel)
+        self._bring(model, patcher, self._chosen(budget), cancel, progress)
         self._set_up(model, patcher)
 
     def _chosen(self, budget: int | None) -> list[Weight]:
@@ -235,6 +238,7 @@ class Residency:
         patcher: Patcher,
         chosen: Sequence[Weight],
         cancel: CancelToken | None,
+        progress: Progress | None,
     ) -> None:
         """Bring weights, each patched when it arrives and before the next does."""
         mover, device = self._loader.mover, self._device
@@ -248,9 +252,13 @@ class Residency:
         read = {want.key for want in wants}
         others = [one for key, one in by_key.items() if key not in read]
         mover.admit(device, wants, [one.current for one in others], None)
+        done, total = 0, sum(want.source.nbytes for want in wants)
         with contextlib.closing(mover.stream(wants, device, cancel=cancel)) as arriving:
             for want, tensor in arriving:
                 weight = by_key[want.key]
+                done += want.source.nbytes
+                if progress is not None:
+                    progress(done, total)
                 if device.type == "cpu" and want.dtype == want.source.dtype:
                     remember_source(tensor, want.source)
                 weight.put(tensor)

@@ -11,7 +11,13 @@ from typing import Any
 
 import pytest
 
-from comfy.progress import HOOK_INTERVAL_S, LARGE_FILE_BYTES, ByteProgress, ProgressBar
+from comfy.progress import (
+    HOOK_INTERVAL_S,
+    LARGE_FILE_BYTES,
+    ByteProgress,
+    ProgressBar,
+    file_in_progress,
+)
 
 fcntl = pytest.importorskip("fcntl", reason="needs a POSIX terminal")
 termios = pytest.importorskip("termios", reason="needs a POSIX terminal")
@@ -174,6 +180,19 @@ def test_hook_of_a_slow_load_hears_at_intervals_and_the_end(clock: Clock) -> Non
         show(3, 100)
         show(100, 100)
     assert hook.calls == [(2, 100, None, None), (100, 100, None, None)]
+
+
+def test_hook_can_tell_bytes_of_a_file_from_steps(clock: Clock) -> None:
+    files: list[str | None] = []
+
+    def hook(*args: object, **kwargs: object) -> None:
+        files.append(file_in_progress.get())
+
+    with ByteProgress("model", None, hook) as show:
+        clock.now += HOOK_INTERVAL_S * 1.1
+        show(1, 100)
+        ProgressBar(5, hook=hook).update(1)
+    assert files == ["model", None]
 
 
 def test_what_the_hook_raises_ends_the_load_and_takes_the_bar_away(

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 import comfy.ops
+import comfy.progress
+import comfy.utils
 from comfy.loading import FileTensor, source_of
 from comfy.loading.loader import Loader
 from comfy.loading.options import LoadOptions
@@ -94,6 +96,25 @@ def test_an_unloaded_model_is_in_its_file_and_has_the_very_bytes(
     assert simgpu.counters.d2h_bytes == 0
     assert (patcher.loaded_size(), network.device) == (0, CPU)
     _assert_values(network, checkpoint.values)
+
+
+def test_a_load_tells_each_weight_s_bytes_to_the_hook_and_a_second_one_nothing(
+    simgpu: SimulatedDevice, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, int, str | None]] = []
+
+    def hook(value: int, total: int, *args: object, **kwargs: object) -> None:
+        told.append((value, total, comfy.progress.file_in_progress.get()))
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+    monkeypatch.setattr(comfy.progress, "HOOK_INTERVAL_S", -1.0)
+    patcher = checkpoint.patcher(checkpoint.network())
+    patcher.patch_model(DEVICE)
+    assert [value for value, _, _ in told] == sorted({value for value, _, _ in told})
+    assert told[-1] == (checkpoint.nbytes, checkpoint.nbytes, "Network")
+    told.clear()
+    patcher.patch_model(DEVICE)
+    assert told == []
 
 
 @pytest.mark.parametrize("strategy", ["readinto", "mmap"])
