@@ -1,0 +1,167 @@
+"""Runs workflows one after another: converts, sets, validates, executes, and says how it went."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import comfy.utils
+import execution
+import nodes
+from app import progress_hook
+from app.headless import report, settings
+from app.headless.display import Display
+from app.headless.events import CLIENT, Events
+from app.headless.failures import DONE, FAILED, INTERRUPTED, INVALID, UserError
+from app.headless.page_graph import to_prompt
+from app.headless.stopping import StopSignals
+from app.headless.workflow_file import Workflow
+from comfy.cli_args import args
+from comfy.interrupts import InterruptProcessingException, interrupt_current_processing
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        status: The program's exit status.
+        files: What was written, in order; pictures of the temporary folder if there is nothing
+            else.
+        problems: What was wrong, in lines for the user.
+        are_previews: Whether `files` are in the temporary folder.
+    """
+
+    status: int = DONE
+    files: list[Path] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    are_previews: bool = False
+
+
+class Runner:
+    """One executor, and what it keeps from run to run. Use it in the main thread."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        """Make an executor as the command line wants it; loads nothing.
+
+        Args:
+            console: Where runs are shown; standard error if None.
+        """
+        self._console = console
+        self.events = Events()
+        self.executor = execution.PromptExecutor(
+            self.events,
+            cache_type=_cache_type(),
+            cache_args={"lru": args.cache_lru, "ram": args.cache_ram},
+        )
+        progress_hook.install(self.events)
+
+    def run(self, workflow: Workflow, changes: Iterable[str] = ()) -> Outcome:
+        """Run a workflow; raises nothing that the workflow is to blame for.
+
+        Args:
+            workflow: As it was read; its prompt is changed in place.
+            changes: Such as "3.seed=5", see `app.headless.settings`.
+        """
+        try:
+            prompt = _prompt_of(workflow)
+            settings.apply(prompt, changes, nodes.NODE_CLASS_MAPPINGS)
+        except UserError as err:
+            return Outcome(INVALID, problems=[str(err)])
+        return self._run(prompt, workflow.page)
+
+    def _run(self, prompt: dict[str, Any], page: Mapping[str, Any] | None) -> Outcome:
+        prompt_id = str(uuid.uuid4())
+        can_run, error, outputs, node_errors = asyncio.run(
+            execution.validate_prompt(prompt_id, prompt, None)
+        )
+        problems = report.validation(prompt, error, node_errors, nodes.NODE_CLASS_MAPPINGS)
+        if not can_run:
+            return Outcome(INVALID, problems=problems)
+        extra: dict[str, Any] = {"client_id": CLIENT}
+        if page is not None:
+            extra["extra_pnginfo"] = {"workflow": page}
+        display = Display(_titles(prompt), self._console)
+        stop = StopSignals(display.stopping, display.leave)
+        self.events.begin(display, stop)
+        try:
+            with display, stop:
+                self.executor.execute(prompt, prompt_id, extra, outputs)
+        except InterruptProcessingException:
+            ended = Outcome(INTERRUPTED)
+        else:
+            ended = self._ended(prompt)
+        finally:
+            # A wish that came too late must not stop the next run.
+            interrupt_current_processing(False)
+        return self._with_files(ended, problems)
+
+    def _ended(self, prompt: dict[str, Any]) -> Outcome:
+        if self.executor.success:
+            return Outcome()
+        messages = dict(self.executor.status_messages)
+        if "execution_interrupted" in messages:
+            return Outcome(INTERRUPTED)
+        failure = messages.get("execution_error") or {"exception_message": "for an unknown reason"}
+        with_trace = logging.getLogger().isEnabledFor(logging.DEBUG)
+        return Outcome(FAILED, problems=report.execution(prompt, failure, with_trace))
+
+    def _with_files(self, ended: Outcome, invalid: list[str]) -> Outcome:
+        """Add what was written, and the outputs that could not run at all."""
+        ended.files = self.events.files or self.events.previews
+        ended.are_previews = bool(ended.files) and not self.events.files
+        ended.problems = [*invalid, *ended.problems]
+        if invalid and ended.status == DONE:
+            ended.status = INVALID
+        return ended
+
+
+def _prompt_of(workflow: Workflow) -> dict[str, Any]:
+    if workflow.prompt is not None:
+        return workflow.prompt
+    if workflow.page is None:
+        raise UserError(f"{workflow.source} holds no workflow.")
+    return to_prompt(workflow.page, nodes.NODE_CLASS_MAPPINGS, nodes.NODE_DISPLAY_NAME_MAPPINGS)
+
+
+def _titles(prompt: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What the display calls the nodes: the id, then the title or the display name."""
+    found = {}
+    for number, node in prompt.items():
+        meta, kind = node.get("_meta"), str(node["class_type"])
+        title = meta.get("title") if isinstance(meta, Mapping) else None
+        found[number] = f"{number} {title or nodes.NODE_DISPLAY_NAME_MAPPINGS.get(kind, kind)}"
+    return found
+
+
+def _cache_type() -> execution.CacheType:
+    """The cache that the flags ask for; what is kept matters if one process runs several."""
+    if args.cache_lru > 0:
+        return execution.CacheType.LRU
+    if args.cache_ram > 0:
+        return execution.CacheType.RAM_PRESSURE
+    if args.cache_none:
+        return execution.CacheType.NONE
+    return execution.CacheType.CLASSIC
+
+
+def load_nodes() -> None:
+    """Load the extra nodes, and the packs unless the flags say otherwise."""
+    asyncio.run(
+        nodes.init_extra_nodes(
+            init_custom_nodes=not args.disable_all_custom_nodes
+            or bool(args.whitelist_custom_nodes),
+            init_api_nodes=not args.disable_api_nodes,
+        )
+    )
+    # The display shows progress; bars of single nodes would be drawn over it.
+    comfy.utils.set_progress_bar_enabled(False)

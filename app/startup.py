@@ -1,0 +1,171 @@
+"""What has to happen before torch is imported: log, environment, folders, packs' own preparations.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import sys
+from types import FrameType
+from typing import Any, NoReturn
+
+import yaml
+
+import folder_paths
+from comfy.cli_unused import explanations
+from utils.extra_config import load_extra_path_config
+
+logger = logging.getLogger(__name__)
+
+INTERRUPTED = 130
+BAD_START = 2
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# Below the output folder, what nodes save as models can be chosen as such.
+_SAVED_MODELS = {
+    "checkpoints": "checkpoints",
+    "text_encoders": "clip",
+    "vae": "vae",
+    "diffusion_models": "diffusion_models",
+    "loras": "loras",
+}
+
+
+class _Output(logging.Handler):
+    """Writes to what is the program's standard output or error at that moment.
+
+    A live display takes the stream's place while it is shown, so that lines appear above it.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        stream = getattr(sys, self._name)
+        if stream is not None:
+            stream.write(f"{self.format(record)}\n")
+            stream.flush()
+
+
+def set_up_log(level: str, to_stdout: bool) -> None:
+    """Let the program say what it does, one line for each message.
+
+    Args:
+        level: "INFO" and the like.
+        to_stdout: To standard output instead of standard error.
+    """
+    handler = _Output("stdout" if to_stdout else "stderr")
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def set_environment(flags: Any) -> None:
+    """Set what torch and drivers read when they are imported.
+
+    Args:
+        flags: The parsed command line.
+    """
+    if flags.cuda_device is not None:
+        for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES"):
+            os.environ[name] = str(flags.cuda_device)
+    if flags.oneapi_device_selector is not None:
+        os.environ["ONEAPI_DEVICE_SELECTOR"] = flags.oneapi_device_selector
+    if flags.deterministic:
+        # cuBLAS repeats its results only with a workspace of a fixed size.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if flags.cuda_malloc:
+        given = os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "")
+        parts = [part for part in given.split(",") if part and not part.startswith("backend:")]
+        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = ",".join([*parts, "backend:cudaMallocAsync"])
+
+
+def set_folders(flags: Any) -> None:
+    """Take over folders from files and flags.
+
+    Args:
+        flags: The parsed command line.
+
+    Raises:
+        OSError: A file of --extra-model-paths-config cannot be read.
+        ValueError: It, or ``extra_model_paths.yaml``, has a wrong form.
+        yaml.YAMLError: It is no YAML.
+    """
+    beside = os.path.join(_ROOT, "extra_model_paths.yaml")
+    if os.path.isfile(beside):
+        load_extra_path_config(beside)
+    for path in [path for paths in flags.extra_model_paths_config or () for path in paths]:
+        load_extra_path_config(path)
+    if flags.output_directory:
+        folder_paths.set_output_directory(os.path.abspath(flags.output_directory))
+    if flags.input_directory:
+        folder_paths.set_input_directory(os.path.abspath(flags.input_directory))
+    if flags.user_directory:
+        folder_paths.set_user_directory(os.path.abspath(flags.user_directory))
+    if flags.temp_directory:
+        folder_paths.set_temp_directory(os.path.join(os.path.abspath(flags.temp_directory), "temp"))
+    for key, name in _SAVED_MODELS.items():
+        saved = os.path.join(folder_paths.get_output_directory(), name)
+        folder_paths.add_model_folder_path(key, saved)
+
+
+def empty_temp() -> None:
+    """Remove the temporary folder and what is in it; what cannot be removed is told."""
+    folder = folder_paths.get_temp_directory()
+    if not os.path.isdir(folder):
+        return
+    try:
+        shutil.rmtree(folder)
+    except OSError as err:
+        logger.warning("The temporary folder %s could not be emptied: %s", folder, err)
+
+
+def make_temp() -> None:
+    """Make the temporary folder anew."""
+    empty_temp()
+    os.makedirs(folder_paths.get_temp_directory(), exist_ok=True)
+
+
+def end_quietly_on_signals() -> None:
+    """Let Ctrl-C and SIGTERM end the start with a status of its own, not with a traceback."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(INTERRUPTED)
+
+    signal.signal(signal.SIGINT, leave)
+    signal.signal(signal.SIGTERM, leave)
+
+
+def refuse(text: str, status: int = BAD_START) -> NoReturn:
+    """End the program before it has begun.
+
+    Raises:
+        SystemExit: Always, with the status.
+    """
+    sys.stderr.write(f"main.py: {text}\n")
+    raise SystemExit(status)
+
+
+def prepare(parser: Any, flags: Any) -> None:
+    """Do all that comes before torch, but for the packs' own scripts.
+
+    Args:
+        parser: Of the command line.
+        flags: What it made of it.
+
+    Raises:
+        SystemExit: If a file of folders cannot be used.
+    """
+    set_up_log(flags.verbose, flags.log_stdout)
+    for sentence in explanations(parser, flags, has_server=flags.run is None):
+        logger.warning("%s", sentence)
+    set_environment(flags)
+    try:
+        set_folders(flags)
+    except (OSError, ValueError, yaml.YAMLError) as err:
+        refuse(f"the folders of models could not be read: {err}")
