@@ -154,7 +154,7 @@ class WatchedStream(io.TextIOBase):
 _writes = RecentWrites()
 
 
-class TerminalHandler(logging.StreamHandler[Any]):
+class TerminalHandler(logging.StreamHandler):
     """The handler that `setup_logger` gives to the root logger, known by its class."""
 
 
