@@ -42,20 +42,31 @@ def to_pillow(image: torch.Tensor) -> Image.Image:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that appears at `path` when the block ends without an error."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
+def whole_path(path: Path) -> Iterator[Path]:
+    """A path to write to whose file appears at `path` when the block ends without an error.
+
+    It ends as `path` does, for writers that go by that.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "w+b") as file:
-            yield file
+        yield temporary
         # mkstemp allows nobody else to read; a picture gets what the user's mask gives.
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """An open file that appears at `path` when the block ends without an error."""
+    with whole_path(path) as temporary, temporary.open("w+b") as file:
+        yield file
 
 
 def write_png(image: Image.Image, path: Path, pnginfo: PngInfo | None, compress_level: int) -> None:

@@ -1,0 +1,24 @@
+"""Version 0.0.1 of what custom nodes are written against."""
+
+from __future__ import annotations
+
+from comfy_api.internal.blocking import Blocking
+from comfy_api.latest import ComfyAPI as _Latest
+from comfy_api.latest import Input, InputImpl, Types
+
+
+class ComfyAPI(_Latest):
+    """For async nodes."""
+
+    VERSION = "0.0.1"
+    STABLE = True
+
+
+class ComfyAPISync(Blocking):
+    """The same for other nodes."""
+
+    def __init__(self) -> None:
+        super().__init__(ComfyAPI())
+
+
+__all__ = ["ComfyAPI", "ComfyAPISync", "Input", "InputImpl", "Types"]

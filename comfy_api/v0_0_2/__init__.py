@@ -1,0 +1,35 @@
+"""Version 0.0.2 of what custom nodes are written against."""
+
+from __future__ import annotations
+
+from comfy_api.internal.blocking import Blocking
+from comfy_api.latest import IO, UI, ComfyExtension, Input, InputImpl, Types, io, ui
+from comfy_api.latest import ComfyAPI as _Latest
+
+
+class ComfyAPI(_Latest):
+    """For async nodes."""
+
+    VERSION = "0.0.2"
+    STABLE = False
+
+
+class ComfyAPISync(Blocking):
+    """The same for other nodes."""
+
+    def __init__(self) -> None:
+        super().__init__(ComfyAPI())
+
+
+__all__ = [
+    "IO",
+    "UI",
+    "ComfyAPI",
+    "ComfyAPISync",
+    "ComfyExtension",
+    "Input",
+    "InputImpl",
+    "Types",
+    "io",
+    "ui",
+]
