@@ -1,0 +1,1 @@
+"""A place that packs know from before spandrel."""

@@ -1,0 +1,1 @@
+"""What the latent nodes compute, as plain functions of tensors."""

@@ -1,0 +1,1 @@
+"""What the mask nodes compute, as plain functions of tensors."""

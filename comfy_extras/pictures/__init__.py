@@ -1,0 +1,1 @@
+"""What the image nodes compute and write, as plain functions of tensors."""

@@ -1,0 +1,82 @@
+"""Edges by Canny's method: smoothed, gradient, thinned, two thresholds, followed.
+
+Source: Canny, A computational approach to edge detection (1986).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from comfy_extras.pictures.filters import gaussian, mirrored_at_ends
+
+_LUMA = (0.299, 0.587, 0.114)
+_SMOOTH = (1.0, 2.0, 1.0)
+_SLOPE = (-1.0, 0.0, 1.0)
+_RADIUS = 2
+# One pixel; the window's radius is the unit of `gaussian`.
+_SIGMA = 1.0 / _RADIUS
+_STEPS = ((0, 1), (1, 1), (1, 0), (1, -1))
+
+
+def canny(image: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """White lines where brightness changes.
+
+    Args:
+        image: (batch, height, width, 3 or more), 0 to 1.
+        low: Slope from which a pixel belongs to an edge if a chain of such joins it to one.
+        high: Slope from which a pixel begins an edge. Sobel's weights are not normalised: a step from
+            black to white has a slope of about 2.8.
+
+    Returns:
+        (batch, height, width), 0 or 1.
+    """
+    luma = torch.tensor(_LUMA, dtype=torch.float32)
+    grey = (image[..., :3].float() @ luma.to(image.device))[:, None]
+    weights = gaussian(_RADIUS, _SIGMA).to(grey)
+    smooth = _separable(grey, weights, weights)
+    slope, ridge = _slope(smooth)
+    return _followed(ridge & (slope > low), ridge & (slope > high))[:, 0].float()
+
+
+def _separable(planes: torch.Tensor, down: torch.Tensor, across: torch.Tensor) -> torch.Tensor:
+    """Correlate columns and rows with weights of odd counts, mirrored at the edges."""
+    for axis, weights in ((-2, down), (-1, across)):
+        index = mirrored_at_ends(planes.shape[axis], weights.shape[0] // 2).to(planes.device)
+        kernel = weights[None, None, :, None] if axis == -2 else weights[None, None, None, :]
+        planes = torch.nn.functional.conv2d(planes.index_select(axis, index), kernel)
+    return planes
+
+
+def _slope(planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Length of Sobel's gradient, and where it is a ridge: no lower than before and behind it."""
+    smooth, difference = torch.tensor(_SMOOTH).to(planes), torch.tensor(_SLOPE).to(planes)
+    across = _separable(planes, smooth, difference)
+    down = _separable(planes, difference, smooth)
+    slope = torch.hypot(across, down)
+    eighth = torch.round(torch.atan2(down, across) / (math.pi / 4)).long() % 4
+    ridge = torch.zeros_like(slope, dtype=torch.bool)
+    for number, step in enumerate(_STEPS):
+        before, behind = _shifted(slope, -step[0], -step[1]), _shifted(slope, *step)
+        # Of two equal neighbours one is an edge.
+        ridge |= (eighth == number) & (slope > before) & (slope >= behind)
+    return slope, ridge
+
+
+def _shifted(planes: torch.Tensor, down: int, across: int) -> torch.Tensor:
+    """What stands some rows below and columns right of each pixel; 0 outside."""
+    framed = torch.nn.functional.pad(planes, (1, 1, 1, 1))
+    rows, columns = planes.shape[-2:]
+    return framed[..., 1 + down : 1 + down + rows, 1 + across : 1 + across + columns]
+
+
+def _followed(weak: torch.Tensor, strong: torch.Tensor) -> torch.Tensor:
+    """The strong pixels, and the weak ones that a chain of weak ones joins to them."""
+    found = strong
+    while True:
+        grown = torch.nn.functional.max_pool2d(found.float(), 3, stride=1, padding=1).bool() & weak
+        grown |= strong
+        if torch.equal(grown, found):
+            return found
+        found = grown
