@@ -60,3 +60,9 @@ def _read(declaration: Any, section: str) -> InputInfo:
         return declaration, section, {}
     options = declaration[1] if len(declaration) > 1 else {}
     return declaration[0], section, options if isinstance(options, dict) else {}
+
+
+def is_async_node(class_def: Any) -> bool:
+    """Whether the function of a node class is async."""
+    function = getattr(class_def, getattr(class_def, "FUNCTION", ""), None)
+    return inspect.iscoroutinefunction(function)

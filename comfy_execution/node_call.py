@@ -237,6 +237,7 @@ async def wait_for_results(results: list[Any]) -> list[Any]:
 
     Raises:
         Exception: What the first call that failed raised.
+        CancelledError: A call cancelled itself.
     """
     tasks = [result for result in results if is_pending(result)]
     if tasks:

@@ -1,0 +1,97 @@
+"""How much host memory goes when a result goes, and which results hold models at home."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+import comfy.model_management
+from comfy import device_memory
+from comfy.loading.file_tensor import FileTensor
+from comfy.loading.sources import is_mapped
+
+_TENSOR_SHARE = 0.5
+"""Tensors weigh half: most are small beside what it takes to compute them again."""
+
+
+def models_at_home() -> set[int]:
+    """Ids of the modules whose weights, some at least, the model manager has on a device."""
+    return {
+        id(entry.model.model)
+        for entry in comfy.model_management.current_loaded_models
+        if entry.model is not None and entry.model_loaded_memory() > 0
+    }
+
+
+def host_bytes(value: Any, at_home: set[int]) -> float:
+    """Estimate what dropping a result frees.
+
+    Args:
+        value: A cache entry, or anything of lists, dicts, tensors and objects.
+        at_home: As `models_at_home` tells.
+
+    Returns:
+        Bytes; each tensor counted half and once. 0 if a model of it is at home, so that it
+        cannot be dropped without a later read of its file.
+    """
+    total = 0.0
+    storages: set[int] = set()
+    for one in _parts(value):
+        if isinstance(one, torch.Tensor):
+            total += _tensor_bytes(one, storages)
+            continue
+        if any(id(module) in at_home for module in _modules(one)):
+            return 0.0
+        usage = getattr(one, "get_ram_usage", None)
+        if callable(usage):
+            total += usage()
+    return total
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """The leaves of nested containers, each container entered once."""
+    waiting = [value]
+    seen: set[int] = set()
+    while waiting:
+        one = waiting.pop()
+        inner: list[Any] | None = None
+        if isinstance(one, Mapping):
+            inner = list(one.values())
+        elif isinstance(one, (list, tuple, set, frozenset)):
+            inner = list(one)
+        if inner is None:
+            yield one
+        elif id(one) not in seen:
+            seen.add(id(one))
+            waiting += inner
+
+
+def _tensor_bytes(tensor: torch.Tensor, storages: set[int]) -> float:
+    """Bytes of a tensor's storage that are host memory and not counted yet."""
+    if tensor.device.type != "cpu" and not device_memory.is_unified(tensor.device):
+        return 0.0
+    if (isinstance(tensor, FileTensor) and tensor.is_in_file) or is_mapped(tensor):
+        return 0.0
+    if tensor.layout is not torch.strided:
+        return _TENSOR_SHARE * tensor.nbytes
+    storage = tensor.untyped_storage()
+    if storage.data_ptr() in storages:
+        return 0.0
+    storages.add(storage.data_ptr())
+    return _TENSOR_SHARE * storage.nbytes()
+
+
+def _modules(one: Any) -> Iterator[Any]:
+    """The modules of a patcher, and of what wraps one: text encoders, autoencoders, controls."""
+    for name in ("model", "patcher", "control_model_wrapped"):
+        inner = getattr(one, name, None)
+        if name == "model":
+            yield inner
+        elif inner is not None:
+            yield getattr(inner, "model", None)
+    models = getattr(one, "get_models", None)
+    if callable(models):
+        for patcher in models():
+            yield getattr(patcher, "model", None)

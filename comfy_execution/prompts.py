@@ -1,0 +1,130 @@
+"""DynamicPrompt: the nodes of a prompt, and those that its nodes put in their own place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from comfy_execution.inputs import input_types_of, is_schema_class
+
+
+class NodeNotFoundError(Exception):
+    """A link or a caller names a node that is not in the prompt."""
+
+
+class DynamicPrompt:
+    """A prompt that grows while it runs.
+
+    Attributes:
+        original_prompt: What the user sent; only ``is_changed`` is written to it.
+        ephemeral_prompt: Nodes that expansions added, by id.
+        ephemeral_parents: Id of the node that was expanded, by id of the added one.
+        ephemeral_display: Id of the node in whose place an added one is shown.
+        classes: Node class by class_type; empty where nobody told.
+        signatures: What `comfy_execution.cache_keys` worked out for this prompt, by node id.
+    """
+
+    def __init__(
+        self, original_prompt: Mapping[str, Any], classes: Mapping[str, Any] | None = None
+    ) -> None:
+        self.original_prompt = original_prompt
+        self.ephemeral_prompt: dict[str, Any] = {}
+        self.ephemeral_parents: dict[str, str] = {}
+        self.ephemeral_display: dict[str, str] = {}
+        self.classes: Mapping[str, Any] = {} if classes is None else classes
+        self.signatures: dict[str, Any] = {}
+        self._types_of_class: dict[Any, Any] = {}
+        self._real: dict[str, str] = {}
+
+    def get_node(self, node_id: str) -> dict[str, Any]:
+        """The node as it stands in the prompt.
+
+        Raises:
+            NodeNotFoundError: There is none of that id.
+        """
+        node = self.ephemeral_prompt.get(node_id)
+        if node is None:
+            node = self.original_prompt.get(node_id)
+        if node is None:
+            raise NodeNotFoundError(
+                f"There is no node {node_id!r} in the prompt. Check the links that name it."
+            )
+        found: dict[str, Any] = node
+        return found
+
+    def has_node(self, node_id: str) -> bool:
+        """Whether a node is there, sent or added."""
+        return node_id in self.original_prompt or node_id in self.ephemeral_prompt
+
+    def add_ephemeral_node(
+        self, node_id: str, node_info: dict[str, Any], parent_id: str, display_id: str
+    ) -> None:
+        """Add a node that stands for (a part of) another one.
+
+        Args:
+            node_id: Its id.
+            node_info: The node as it stands in a prompt.
+            parent_id: The node that is expanded.
+            display_id: The node in whose place it is shown.
+        """
+        self.ephemeral_prompt[node_id] = node_info
+        self.ephemeral_parents[node_id] = parent_id
+        self.ephemeral_display[node_id] = display_id
+        self._real[node_id] = self.get_real_node_id(parent_id)
+
+    def get_real_node_id(self, node_id: str) -> str:
+        """The node of the original prompt that an added one came from; others are their own."""
+        return self._real.get(node_id, node_id)
+
+    def get_parent_node_id(self, node_id: str) -> str | None:
+        """The node whose expansion added this one; None if the user sent it."""
+        return self.ephemeral_parents.get(node_id)
+
+    def get_display_node_id(self, node_id: str) -> str:
+        """The node that the page knows, where this one is shown."""
+        seen = {node_id}
+        while node_id in self.ephemeral_display:
+            node_id = self.ephemeral_display[node_id]
+            if node_id in seen:
+                break
+            seen.add(node_id)
+        return node_id
+
+    def all_node_ids(self) -> set[str]:
+        """Ids of all nodes, sent and added."""
+        return {*self.original_prompt, *self.ephemeral_prompt}
+
+    def get_original_prompt(self) -> Mapping[str, Any]:
+        """What the user sent."""
+        return self.original_prompt
+
+    def class_of(self, node_id: str) -> Any:
+        """The class of a node.
+
+        Raises:
+            NodeNotFoundError: There is no such node.
+            KeyError: Nobody registered its class; the message names it.
+        """
+        class_type = self.get_node(node_id)["class_type"]
+        if class_type not in self.classes:
+            raise KeyError(
+                f"The node {node_id!r} is of the class {class_type!r}, which is not installed. "
+                "Install the pack that brings it."
+            )
+        return self.classes[class_type]
+
+    def input_types(self, node_id: str) -> Mapping[str, Any]:
+        """Sections of a node's declared inputs; empty where classes are not known.
+
+        A classic class is asked once per prompt: its declarations decide here only what is lazy.
+        """
+        node = self.get_node(node_id)
+        node_class = self.classes.get(node["class_type"])
+        if node_class is None:
+            return {}
+        if is_schema_class(node_class):
+            return input_types_of(node_class, node.get("inputs") or {})[0]
+        if node_class not in self._types_of_class:
+            self._types_of_class[node_class] = node_class.INPUT_TYPES()
+        types: Mapping[str, Any] = self._types_of_class[node_class]
+        return types
