@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from comfy_extras.extension import Extension
 
-from comfy_api.latest import ComfyExtension
 from comfy_extras.sampling import (
     guider_nodes,
     noise_nodes,
@@ -78,22 +77,7 @@ __all__ = [
 # fmt: on
 
 
-class CustomSamplerExtension(ComfyExtension):
-    """Nodes of sampling put together from parts."""
-
-    async def get_node_list(self) -> list[Any]:
-        """All of them, those that run first."""
-        rooms = (
-            run_nodes,
-            schedule_nodes,
-            sampler_nodes,
-            sigma_nodes,
-            guider_nodes,
-            noise_nodes,
-        )
-        return [node for room in rooms for node in room.NODES]
-
-
-async def comfy_entrypoint() -> ComfyExtension:
-    """See nodes."""
-    return CustomSamplerExtension()
+async def comfy_entrypoint() -> Extension:
+    """The nodes of all rooms, those that run first."""
+    rooms = (run_nodes, schedule_nodes, sampler_nodes, sigma_nodes, guider_nodes, noise_nodes)
+    return Extension(*(node for room in rooms for node in room.NODES))
