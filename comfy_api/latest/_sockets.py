@@ -6,7 +6,10 @@ from typing import Any
 
 import torch
 
+from comfy_api.input.basic_types import AudioInput, ImageInput, LatentInput, MaskInput
+from comfy_api.input.video_types import VideoInput
 from comfy_api.latest._inputs import ComfyTypeIO, comfytype
+from comfy_api.util.geometry_types import MESH, VOXEL
 
 
 def _type(name: str, io_type: str, python_type: Any = Any) -> Any:
@@ -15,9 +18,9 @@ def _type(name: str, io_type: str, python_type: Any = Any) -> Any:
 
 
 AnyType = _type("AnyType", "*")
-Image = _type("Image", "IMAGE", torch.Tensor)
-Mask = _type("Mask", "MASK", torch.Tensor)
-Latent = _type("Latent", "LATENT", dict[str, Any])
+Image = _type("Image", "IMAGE", ImageInput)
+Mask = _type("Mask", "MASK", MaskInput)
+Latent = _type("Latent", "LATENT", LatentInput)
 Conditioning = _type("Conditioning", "CONDITIONING", list[Any])
 Sampler = _type("Sampler", "SAMPLER")
 Sigmas = _type("Sigmas", "SIGMAS", torch.Tensor)
@@ -34,15 +37,15 @@ StyleModel = _type("StyleModel", "STYLE_MODEL")
 Gligen = _type("Gligen", "GLIGEN")
 UpscaleModel = _type("UpscaleModel", "UPSCALE_MODEL")
 LatentUpscaleModel = _type("LatentUpscaleModel", "LATENT_UPSCALE_MODEL")
-Audio = _type("Audio", "AUDIO", dict[str, Any])
+Audio = _type("Audio", "AUDIO", AudioInput)
 AudioEncoder = _type("AudioEncoder", "AUDIO_ENCODER")
 AudioEncoderOutput = _type("AudioEncoderOutput", "AUDIO_ENCODER_OUTPUT")
-Video = _type("Video", "VIDEO")
+Video = _type("Video", "VIDEO", VideoInput)
 SVG = _type("SVG", "SVG")
 LoraModel = _type("LoraModel", "LORA_MODEL", dict[str, torch.Tensor])
 LossMap = _type("LossMap", "LOSS_MAP", dict[str, Any])
-Voxel = _type("Voxel", "VOXEL")
-Mesh = _type("Mesh", "MESH")
+Voxel = _type("Voxel", "VOXEL", VOXEL)
+Mesh = _type("Mesh", "MESH", MESH)
 Hooks = _type("Hooks", "HOOKS")
 HookKeyframes = _type("HookKeyframes", "HOOK_KEYFRAMES")
 TimestepsRange = _type("TimestepsRange", "TIMESTEPS_RANGE", tuple[int, int])

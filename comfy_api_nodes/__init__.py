@@ -1,0 +1,1 @@
+"""Helpers for packs whose nodes ask services."""
