@@ -14,6 +14,8 @@ import torch
 
 ENTRY = "input_blocks.0.0.weight"
 DIFFUSERS_ENTRY = "down_blocks.0.resnets.0.conv1.weight"
+DIFFUSERS_IN = "conv_in.weight"
+DIFFUSERS_LABELS = "add_embedding.linear_1.weight"
 
 Shapes = Mapping[str, torch.Size]
 
@@ -141,21 +143,19 @@ def _config(
     shapes: Shapes,
     levels_of: Callable[[Shapes, int], _Levels],
     entry: str,
-    exit_: str,
     labels: str,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[int]]:
+    """All numbers but those of the output side, and the depths of its transformers."""
     channels, inputs = shapes[entry][:2]
     levels = levels_of(shapes, channels)
     context, linear = _first_transformer(shapes)
     config: dict[str, Any] = {
         "image_size": 32,
         "in_channels": inputs,
-        "out_channels": shapes[exit_][0],
         "model_channels": channels,
         "num_res_blocks": levels.resnets,
         "channel_mult": levels.mult,
         "transformer_depth": levels.depth_in,
-        "transformer_depth_output": levels.depth_out,
         "transformer_depth_middle": levels.depth_middle,
         "context_dim": context,
         "use_spatial_transformer": True,
@@ -165,7 +165,13 @@ def _config(
     }
     if labels in shapes:
         config["num_classes"] = "sequential"
-    return config
+    return config, levels.depth_out
+
+
+def _with_output_side(
+    config: dict[str, Any], depths: list[int], out_channels: int
+) -> dict[str, Any]:
+    return {**config, "out_channels": out_channels, "transformer_depth_output": depths}
 
 
 def unet_config(shapes: Shapes) -> dict[str, Any]:
@@ -180,18 +186,24 @@ def unet_config(shapes: Shapes) -> dict[str, Any]:
     Raises:
         KeyError: Naming the first tensor that such a UNet has and this one has not.
     """
-    return _config(shapes, _original_levels, ENTRY, "out.2.weight", "label_emb.0.0.weight")
+    config, depths = _config(shapes, _original_levels, ENTRY, "label_emb.0.0.weight")
+    return _with_output_side(config, depths, shapes["out.2.weight"][0])
 
 
 def diffusers_unet_config(shapes: Shapes) -> dict[str, Any]:
     """Read a UNet with diffusers' names; otherwise as `unet_config`."""
-    return _config(
-        shapes,
-        _diffusers_levels,
-        "conv_in.weight",
-        "conv_out.weight",
-        "add_embedding.linear_1.weight",
-    )
+    config, depths = _config(shapes, _diffusers_levels, DIFFUSERS_IN, DIFFUSERS_LABELS)
+    return _with_output_side(config, depths, shapes["conv_out.weight"][0])
+
+
+def input_side_config(shapes: Shapes) -> dict[str, Any]:
+    """Read a network that is a UNet's input side and middle; otherwise as `unet_config`."""
+    return _config(shapes, _original_levels, ENTRY, "label_emb.0.0.weight")[0]
+
+
+def diffusers_input_side_config(shapes: Shapes) -> dict[str, Any]:
+    """Read such a network with diffusers' names; otherwise as `unet_config`."""
+    return _config(shapes, _diffusers_levels, DIFFUSERS_IN, DIFFUSERS_LABELS)[0]
 
 
 def is_video(shapes: Shapes) -> bool:

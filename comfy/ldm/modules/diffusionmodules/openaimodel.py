@@ -10,11 +10,12 @@ from torch import nn
 
 import comfy.ops
 from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.time_embedding import TimeEmbedding
 from comfy.ldm.modules.diffusionmodules.unet_blocks import UNetBlocks
 from comfy.ldm.modules.diffusionmodules.unet_layers import Downsample as Downsample
 from comfy.ldm.modules.diffusionmodules.unet_layers import ResBlock as ResBlock
 from comfy.ldm.modules.diffusionmodules.unet_layers import TimestepBlock, Upsample
-from comfy.ldm.modules.diffusionmodules.util import norm_groups, timestep_embedding
+from comfy.ldm.modules.diffusionmodules.util import norm_groups
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
 Options = dict[str, Any]
@@ -110,22 +111,17 @@ def apply_control(h: torch.Tensor, control: Any, name: str) -> torch.Tensor:
             f"The ControlNet's residual for an {name} block has the shape {list(residual.shape)}, "
             f"the block's features have {list(h.shape)}: it was made for another model or size."
         )
-    return h + residual
+    return h + residual.to(h.dtype)
 
 
-def _counts(num_res_blocks: int | Sequence[int], levels: int) -> list[int]:
+def levels_of(num_res_blocks: int | Sequence[int], levels: int) -> list[int]:
+    """Give each level its number of resnets."""
     if isinstance(num_res_blocks, int):
         return [num_res_blocks] * levels
     return list(num_res_blocks)
 
 
-def _embedder(channels: int, out: int, operations: Any, place: dict[str, Any]) -> nn.Sequential:
-    return nn.Sequential(
-        operations.Linear(channels, out, **place), nn.SiLU(), operations.Linear(out, out, **place)
-    )
-
-
-class UNetModel(nn.Module):
+class UNetModel(TimeEmbedding):
     """Predicts the noise (or v) of a latent.
 
     Args:
@@ -179,11 +175,10 @@ class UNetModel(nn.Module):
         operations=comfy.ops.disable_weight_init,
     ) -> None:
         super().__init__()
-        self.num_res_blocks = _counts(num_res_blocks, len(channel_mult))
+        self.num_res_blocks = levels_of(num_res_blocks, len(channel_mult))
         self.image_size = image_size
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.model_channels = model_channels
         self.num_classes = num_classes
         self.dtype = dtype
         blocks = UNetBlocks(
@@ -208,16 +203,7 @@ class UNetModel(nn.Module):
         channels = blocks.model_channels
         operations = blocks.layer["operations"]
         place = {key: blocks.layer[key] for key in ("dtype", "device")}
-        self.time_embed = _embedder(channels, 4 * channels, operations, place)
-        if self.num_classes == "sequential" and adm_in_channels is not None:
-            self.label_emb = nn.Sequential(
-                _embedder(adm_in_channels, 4 * channels, operations, place)
-            )
-        elif self.num_classes is not None:
-            raise ValueError(
-                f"A UNet with num_classes={self.num_classes!r} and "
-                f"adm_in_channels={adm_in_channels} is not known: only 'sequential' with channels."
-            )
+        self.build_embedders(channels, self.num_classes, adm_in_channels, operations, place)
         inputs, skipped = blocks.input_side()
         middle = blocks.middle()
         outputs = blocks.output_side(skipped)
@@ -280,7 +266,7 @@ class UNetModel(nn.Module):
         }
         patches = options.get("patches", {})
         residuals = {name: list(parts) for name, parts in (control or {}).items()}
-        emb = self._embed(x, timesteps, y, options)
+        emb = self.embed(x, timesteps, y, patches.get("emb_patch", ()), options)
         rest = (emb, context, options)
         video: dict[str, Any] = {key: kwargs.get(key) for key in _VIDEO}
 
@@ -311,24 +297,3 @@ class UNetModel(nn.Module):
             h = forward_timestep_embed(block, h, *rest, output_shape=shape, **video)
         result: torch.Tensor = self.out(h.type(x.dtype))
         return result
-
-    def _embed(
-        self,
-        x: torch.Tensor,
-        timesteps: torch.Tensor,
-        y: torch.Tensor | None,
-        options: Options,
-    ) -> torch.Tensor:
-        emb: torch.Tensor = self.time_embed(
-            timestep_embedding(timesteps, self.model_channels).to(x.dtype)
-        )
-        for patch in options.get("patches", {}).get("emb_patch", ()):
-            emb = patch(emb, self.model_channels, options)
-        if self.num_classes is None:
-            return emb
-        if y is None or y.shape[0] != x.shape[0]:
-            raise ValueError(
-                "This UNet is conditioned on a vector y, one for each latent of the batch of "
-                f"{x.shape[0]}; it got {'none' if y is None else list(y.shape)}."
-            )
-        return emb + self.label_emb(y)
