@@ -1,0 +1,496 @@
+"""Nodes are found: those that come with the program, and packs in folders and single files."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import comfy.cli_args
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import node_packs
+import nodes
+import utils
+from comfy import pack_folders
+from comfy.interrupts import InterruptProcessingException
+from support.packs import one_node, write_pack
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SCHEMA_PACK = """
+    from comfy_api.latest import ComfyExtension, io
+
+    class Doubled(io.ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            return io.Schema(
+                node_id="Doubled",
+                display_name="Twice",
+                inputs=[io.Int.Input("value")],
+                outputs=[io.Int.Output()],
+            )
+
+        @classmethod
+        def execute(cls, value):
+            return io.NodeOutput(value * 2)
+
+    loaded = []
+
+    class Extension(ComfyExtension):
+        async def on_load(self):
+            loaded.append(True)
+
+        async def get_node_list(self):
+            return [Doubled]
+
+    {entry}
+        return Extension()
+"""
+
+
+@pytest.fixture
+def packs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The one folder of packs; what is loaded from it is forgotten afterwards."""
+    folder = tmp_path / "custom_nodes"
+    folder.mkdir()
+    kinds = {**folder_paths.folder_names_and_paths, "custom_nodes": ([str(folder)], set())}
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", kinds)
+    monkeypatch.setattr(nodes, "NODE_CLASS_MAPPINGS", dict(nodes.NODE_CLASS_MAPPINGS))
+    monkeypatch.setattr(nodes, "NODE_DISPLAY_NAME_MAPPINGS", dict(nodes.NODE_DISPLAY_NAME_MAPPINGS))
+    monkeypatch.setattr(nodes, "LOADED_MODULE_DIRS", {})
+    monkeypatch.setattr(nodes, "EXTENSION_WEB_DIRS", {})
+    known = set(sys.modules)
+    yield folder
+    for name in set(sys.modules) - known:
+        del sys.modules[name]
+
+
+def _load_all() -> list[str]:
+    return [Path(path).name for path in asyncio.run(nodes.init_external_custom_nodes())]
+
+
+# -- names that packs import -----------------------------------------------------------------------
+
+
+def test_packs_find_what_they_import_from_nodes() -> None:
+    assert nodes.MAX_RESOLUTION == 16384
+    assert nodes.folder_paths is folder_paths
+    assert nodes.torch is torch
+    assert nodes.comfy.utils is comfy.utils
+    assert nodes.args is comfy.cli_args.args
+    assert nodes.KSampler is nodes.NODE_CLASS_MAPPINGS["KSampler"]  # type: ignore[attr-defined]
+    assert callable(nodes.common_ksampler)
+
+
+def test_utils_is_the_package_of_the_program_and_not_of_comfy() -> None:
+    assert Path(utils.__file__ or "").parent == ROOT / "utils"
+
+
+def test_a_run_that_is_interrupted_stops_before_the_next_node() -> None:
+    nodes.before_node_execution()
+    nodes.interrupt_processing()
+    with pytest.raises(InterruptProcessingException):
+        nodes.before_node_execution()
+    nodes.interrupt_processing()
+    nodes.interrupt_processing(False)
+    nodes.before_node_execution()
+
+
+# -- which packs -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "wanted"),
+    [
+        ("pack", {"__init__.py": ""}, True),
+        ("single.py", {"": ""}, True),
+        ("pack.disabled", {"__init__.py": ""}, False),
+        ("single.py.disabled", {"": ""}, False),
+        ("__pycache__", {"a.pyc": ""}, False),
+        ("notes.txt", {"": ""}, False),
+        ("example.py.example", {"": ""}, False),
+    ],
+)
+def test_folders_and_python_files_are_packs(
+    packs: Path, name: str, files: dict[str, str], wanted: bool
+) -> None:
+    path = write_pack(packs, name, files)
+    assert pack_folders.pack_paths() == ([str(path)] if wanted else [])
+
+
+def test_packs_come_in_the_order_of_their_folders_and_a_missing_one_has_none(
+    packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, last = write_pack(packs, "z", {"__init__.py": ""}), tmp_path / "more"
+    second = write_pack(last, "a", {"__init__.py": ""})
+    folders = [str(packs), str(tmp_path / "missing"), str(last)]
+    kinds = {"custom_nodes": (folders, set())}
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", kinds)
+    assert pack_folders.pack_paths() == [str(first), str(second)]
+
+
+@pytest.mark.parametrize(("whitelist", "wanted"), [([], []), (["b", "c.py"], ["b", "c.py"])])
+def test_disabled_packs_need_to_be_named(
+    packs: Path, monkeypatch: pytest.MonkeyPatch, whitelist: list[str], wanted: list[str]
+) -> None:
+    write_pack(packs, "a", {"__init__.py": ""})
+    write_pack(packs, "b", {"__init__.py": ""})
+    write_pack(packs, "c.py", {"": ""})
+    monkeypatch.setattr(comfy.cli_args.args, "disable_all_custom_nodes", True)
+    monkeypatch.setattr(comfy.cli_args.args, "whitelist_custom_nodes", whitelist)
+    found = sorted(Path(path).name for path in pack_folders.pack_paths())
+    assert found == wanted
+
+
+def test_a_pack_is_called_by_its_folder_or_file(packs: Path) -> None:
+    folder = write_pack(packs, "pack.v2", {"__init__.py": ""})
+    file = write_pack(packs, "single.py", {"": ""})
+    assert nodes.get_module_name(str(folder)) == "pack.v2"
+    assert nodes.get_module_name(f"{folder}{os.sep}") == "pack.v2"
+    assert nodes.get_module_name(str(file)) == "single"
+
+
+# -- classic packs ---------------------------------------------------------------------------------
+
+
+def test_a_folder_is_loaded_with_relative_imports(packs: Path) -> None:
+    init = "from .parts.one import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS"
+    pack = write_pack(packs, "my.pack", {"__init__.py": init, "parts/one.py": one_node("Mine")})
+    assert _load_all() == []
+    assert nodes.NODE_CLASS_MAPPINGS["Mine"].RELATIVE_PYTHON_MODULE == "custom_nodes.my.pack"
+    assert nodes.NODE_DISPLAY_NAME_MAPPINGS["Mine"] == "The Mine"
+    assert {"my.pack": str(pack)} == nodes.LOADED_MODULE_DIRS
+    assert str(pack).replace(".", "_x_") in sys.modules
+
+
+def test_a_single_file_is_loaded(packs: Path) -> None:
+    pack = write_pack(packs, "single.py", {"": one_node("Mine")})
+    assert _load_all() == []
+    assert nodes.NODE_CLASS_MAPPINGS["Mine"].RELATIVE_PYTHON_MODULE == "custom_nodes.single"
+    assert {str(pack)[:-3]: str(packs)} == nodes.LOADED_MODULE_DIRS
+
+
+def test_a_folder_with_a_space_is_loaded(packs: Path) -> None:
+    init = one_node("Mine") + 'WEB_DIRECTORY = "js"\n'
+    write_pack(packs, "my pack", {"__init__.py": init, "js/a.js": ""})
+    assert _load_all() == []
+    assert {"my pack": str(packs / "my pack" / "js")} == nodes.EXTENSION_WEB_DIRS
+
+
+def test_a_later_pack_may_use_the_names_of_an_earlier_one(packs: Path) -> None:
+    first = write_pack(packs, "first", {"__init__.py": one_node("Mine")})
+    second = write_pack(packs, "second", {"__init__.py": one_node("Mine")})
+    for path in (first, second):
+        assert asyncio.run(nodes.load_custom_node(str(path)))
+    assert nodes.NODE_CLASS_MAPPINGS["Mine"].RELATIVE_PYTHON_MODULE == "custom_nodes.second"
+
+
+def test_names_of_built_in_nodes_stay_theirs_but_may_be_shown_otherwise(packs: Path) -> None:
+    sampler = nodes.NODE_CLASS_MAPPINGS["KSampler"]
+    text = one_node("KSampler") + 'NODE_CLASS_MAPPINGS["Mine"] = KSampler\n'
+    write_pack(packs, "pack", {"__init__.py": text})
+    assert _load_all() == []
+    assert nodes.NODE_CLASS_MAPPINGS["KSampler"] is sampler
+    assert not hasattr(sampler, "RELATIVE_PYTHON_MODULE")
+    assert nodes.NODE_CLASS_MAPPINGS["Mine"] is not sampler
+    assert nodes.NODE_DISPLAY_NAME_MAPPINGS["KSampler"] == "The KSampler"
+
+
+def test_a_pack_may_add_nodes_and_web_folders_itself(packs: Path) -> None:
+    text = one_node("Mine") + (
+        "import nodes\n"
+        'nodes.NODE_CLASS_MAPPINGS["Added"] = Mine\n'
+        'nodes.EXTENSION_WEB_DIRS["added"] = "/somewhere"\n'
+    )
+    write_pack(packs, "pack", {"__init__.py": text})
+    assert _load_all() == []
+    assert "Added" in nodes.NODE_CLASS_MAPPINGS
+    assert nodes.EXTENSION_WEB_DIRS["added"] == "/somewhere"
+
+
+def test_the_parent_of_a_pack_can_be_named(packs: Path) -> None:
+    path = write_pack(packs, "pack", {"__init__.py": one_node("Mine")})
+    assert asyncio.run(nodes.load_custom_node(str(path), {"Other"}, "elsewhere"))
+    assert nodes.NODE_CLASS_MAPPINGS["Mine"].RELATIVE_PYTHON_MODULE == "elsewhere.pack"
+
+
+def test_names_to_ignore_are_not_defined(packs: Path) -> None:
+    path = write_pack(packs, "pack", {"__init__.py": one_node("Mine")})
+    assert asyncio.run(nodes.load_custom_node(str(path), ignore={"Mine"}))
+    assert "Mine" not in nodes.NODE_CLASS_MAPPINGS
+
+
+# -- schema-style packs ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entry", ["def comfy_entrypoint():", "async def comfy_entrypoint():"])
+def test_an_entry_point_gives_nodes(packs: Path, entry: str) -> None:
+    path = write_pack(packs, "pack", {"__init__.py": SCHEMA_PACK.format(entry=entry)})
+    assert _load_all() == []
+    doubled = nodes.NODE_CLASS_MAPPINGS["Doubled"]
+    assert doubled.RELATIVE_PYTHON_MODULE == "custom_nodes.pack"
+    assert nodes.NODE_DISPLAY_NAME_MAPPINGS["Doubled"] == "Twice"
+    assert sys.modules[str(path).replace(".", "_x_")].loaded == [True]
+
+
+def test_classic_mappings_win_over_an_entry_point(packs: Path) -> None:
+    schema = SCHEMA_PACK.format(entry="def comfy_entrypoint():")
+    write_pack(packs, "pack", {"__init__.py": f"{schema}\n    NODE_CLASS_MAPPINGS = {{}}"})
+    assert _load_all() == []
+    assert "Doubled" not in nodes.NODE_CLASS_MAPPINGS
+
+
+def test_mappings_that_are_none_leave_the_entry_point(packs: Path) -> None:
+    schema = SCHEMA_PACK.format(entry="def comfy_entrypoint():")
+    write_pack(packs, "pack", {"__init__.py": f"{schema}\n    NODE_CLASS_MAPPINGS = None"})
+    assert _load_all() == []
+    assert "Doubled" in nodes.NODE_CLASS_MAPPINGS
+
+
+def test_schema_nodes_cannot_take_built_in_names(packs: Path) -> None:
+    schema = SCHEMA_PACK.format(entry="def comfy_entrypoint():").replace('"Doubled"', '"KSampler"')
+    shown = nodes.NODE_DISPLAY_NAME_MAPPINGS["KSampler"]
+    write_pack(packs, "pack", {"__init__.py": schema})
+    assert _load_all() == []
+    assert nodes.NODE_CLASS_MAPPINGS["KSampler"] is nodes.KSampler  # type: ignore[attr-defined]
+    assert nodes.NODE_DISPLAY_NAME_MAPPINGS["KSampler"] == shown
+
+
+# -- what fails ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("import not_a_package_of_anyone", "not_a_package_of_anyone"),
+        ("def broken(:", "SyntaxError"),
+        ("import sys; sys.exit(3)", "SystemExit"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("x = 1", "neither NODE_CLASS_MAPPINGS nor comfy_entrypoint"),
+        ("NODE_CLASS_MAPPINGS = 5", "TypeError"),
+        ("def comfy_entrypoint(): return 5", "which has no get_node_list"),
+        ("async def comfy_entrypoint(): raise OSError('no disk')", "no disk"),
+        (
+            "class E:\n    async def get_node_list(self): return 5\ncomfy_entrypoint = E",
+            "must return a list of node classes",
+        ),
+    ],
+)
+def test_a_pack_that_fails_is_named_and_stops_no_other(
+    packs: Path, caplog: pytest.LogCaptureFixture, text: str, told: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    bad = write_pack(packs, "bad", {"__init__.py": text})
+    write_pack(packs, "good", {"__init__.py": one_node("Mine")})
+    assert _load_all() == ["bad"]
+    assert "Mine" in nodes.NODE_CLASS_MAPPINGS
+    assert told in caplog.text
+    assert f"(IMPORT FAILED): {bad}" in caplog.text
+
+
+def test_an_empty_folder_is_named_as_failed(packs: Path) -> None:
+    (packs / "empty").mkdir()
+    assert _load_all() == ["empty"]
+
+
+def test_a_module_that_failed_is_not_kept(packs: Path) -> None:
+    path = write_pack(packs, "bad", {"__init__.py": "1 / 0"})
+    _load_all()
+    assert str(path).replace(".", "_x_") not in sys.modules
+    assert nodes.LOADED_MODULE_DIRS == {}
+
+
+def test_the_user_can_still_stop_the_program(packs: Path) -> None:
+    path = write_pack(packs, "slow", {"__init__.py": "raise KeyboardInterrupt"})
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(nodes.load_custom_node(str(path)))
+
+
+def test_times_are_logged_with_the_slowest_last(
+    packs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    slow = "import time; time.sleep(0.05)\n"
+    write_pack(packs, "slow", {"__init__.py": slow + one_node("Slow")})
+    write_pack(packs, "quick", {"__init__.py": one_node("Quick")})
+    _load_all()
+    (message,) = [one for one in caplog.messages if one.startswith("Packs of custom nodes")]
+    assert [line.rsplit(os.sep)[-1] for line in message.splitlines()[1:]] == ["quick", "slow"]
+
+
+# -- scripts for the page --------------------------------------------------------------------------
+
+
+def test_a_web_folder_that_is_not_there_is_not_noted(packs: Path) -> None:
+    text = one_node("Mine") + 'WEB_DIRECTORY = "missing"\n'
+    write_pack(packs, "pack", {"__init__.py": text})
+    assert _load_all() == []
+    assert nodes.EXTENSION_WEB_DIRS == {}
+
+
+def test_a_single_file_may_have_a_web_folder(packs: Path) -> None:
+    (packs / "js").mkdir()
+    text = one_node("Mine") + 'WEB_DIRECTORY = "./js"\n'
+    path = write_pack(packs, "single.py", {"": text})
+    asyncio.run(nodes.load_custom_node(str(path)))
+    assert {str(path)[:-3]: str(packs / "js")} == nodes.EXTENSION_WEB_DIRS
+
+
+@pytest.mark.parametrize(
+    ("project", "noted"),
+    [
+        ('[project]\nname = "named"\n[tool.comfy]\nweb = "js"\n', ["named"]),
+        ('[project]\nname = "named"\n[tool.comfy]\nweb = "missing"\n', []),
+        ('[project]\nname = "named"\n', []),
+        ('[tool.comfy]\nweb = "js"\n', []),
+        ('tool = "odd"\n', []),
+        ("no toml", []),
+    ],
+)
+def test_a_project_file_may_name_a_web_folder(packs: Path, project: str, noted: list[str]) -> None:
+    files = {"__init__.py": one_node("Mine"), "js/a.js": "", "pyproject.toml": project}
+    write_pack(packs, "pack", files)
+    assert _load_all() == []
+    assert list(nodes.EXTENSION_WEB_DIRS) == noted
+    assert set(nodes.EXTENSION_WEB_DIRS.values()) <= {str(packs / "pack" / "js")}
+
+
+def test_a_pack_of_scripts_only_has_its_web_folder(packs: Path) -> None:
+    text = 'NODE_CLASS_MAPPINGS = {}\nWEB_DIRECTORY = "js"\n'
+    write_pack(packs, "pack", {"__init__.py": text, "js/a.js": ""})
+    assert _load_all() == []
+    assert list(nodes.EXTENSION_WEB_DIRS) == ["pack"]
+
+
+# -- what comes with the program -------------------------------------------------------------------
+
+
+@pytest.fixture
+def planted(
+    packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, node_packs.Registry]:
+    """A package of built-in nodes of its own, and an empty registry."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = tmp_path / "planted_extras"
+    folder.mkdir()
+    return folder, node_packs.Registry({}, {}, {}, {})
+
+
+def test_built_in_files_are_found_by_listing_and_one_that_fails_is_named(
+    planted: tuple[Path, node_packs.Registry], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, registry = planted
+    (folder / "nodes_good.py").write_text(one_node("Good"))
+    (folder / "nodes_bad.py").write_text("import not_a_package_of_anyone")
+    (folder / "helper.py").write_text(one_node("Helper"))
+    failed = asyncio.run(node_packs.load_builtin("planted_extras", str(folder), registry))
+    assert failed == ["nodes_bad.py"]
+    assert list(registry.classes) == ["Good"]
+    assert registry.classes["Good"].RELATIVE_PYTHON_MODULE == "planted_extras.nodes_good"
+    assert registry.classes["Good"] is sys.modules["planted_extras.nodes_good"].Good
+    assert "nodes_bad.py" in caplog.text
+
+
+def test_a_package_that_is_not_there_has_no_nodes(
+    planted: tuple[Path, node_packs.Registry],
+) -> None:
+    folder, registry = planted
+    gone = str(folder / "gone")
+    assert asyncio.run(node_packs.load_builtin("gone", gone, registry)) == []
+
+
+def test_every_extra_file_loads(packs: Path) -> None:
+    assert asyncio.run(nodes.init_builtin_extra_nodes()) == []
+    files = {path.stem for path in (ROOT / "comfy_extras").glob("nodes_*.py")}
+    loaded = {
+        kind.RELATIVE_PYTHON_MODULE.removeprefix("comfy_extras.")
+        for kind in nodes.NODE_CLASS_MAPPINGS.values()
+        if hasattr(kind, "RELATIVE_PYTHON_MODULE")
+    }
+    assert loaded == files
+
+
+@pytest.mark.parametrize(
+    ("wishes", "wanted"),
+    [
+        ({}, ["extras", "api", "packs"]),
+        ({"init_custom_nodes": False}, ["extras", "api"]),
+        ({"init_api_nodes": False}, ["extras", "packs"]),
+    ],
+)
+def test_extras_come_first_and_packs_last(
+    monkeypatch: pytest.MonkeyPatch, wishes: dict[str, Any], wanted: list[str]
+) -> None:
+    done: list[str] = []
+    for name, word in [
+        ("init_builtin_extra_nodes", "extras"),
+        ("init_builtin_api_nodes", "api"),
+        ("init_external_custom_nodes", "packs"),
+    ]:
+
+        async def note(word: str = word) -> list[str]:
+            done.append(word)
+            return []
+
+        monkeypatch.setattr(nodes, name, note)
+    asyncio.run(nodes.init_extra_nodes(**wishes))
+    assert done == wanted
+
+
+# -- the shipped pack ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shipped(packs: Path) -> Path:
+    """The folder of packs that come with the program; what is loaded from it is forgotten."""
+    return ROOT / "custom_nodes"
+
+
+def test_the_shipped_node_sends_pictures_as_png_of_full_size(
+    shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *a, **k: sent.append(a))
+    assert asyncio.run(nodes.load_custom_node(str(shipped / "websocket_image_save.py")))
+    kind = nodes.NODE_CLASS_MAPPINGS["SaveImageWebsocket"]
+    assert (kind.CATEGORY, kind.OUTPUT_NODE) == ("api/image", True)
+    images = torch.tensor([0.0, 0.5, 2.0]).view(3, 1, 1, 1).expand(3, 700, 600, 3)
+    assert kind().save_images(images) == {}
+    assert [(value, total, picture[0], picture[2]) for value, total, picture in sent] == [
+        (0, 3, "PNG", None),
+        (1, 3, "PNG", None),
+        (2, 3, "PNG", None),
+    ]
+    assert [picture[1].size for _, _, picture in sent] == [(600, 700)] * 3
+    assert [picture[1].getpixel((0, 0)) for _, _, picture in sent] == [
+        (0, 0, 0),
+        (127, 127, 127),
+        (255, 255, 255),
+    ]
+    before = kind.IS_CHANGED(images=None)
+    time.sleep(0.002)
+    assert kind.IS_CHANGED(images=None) > before
+
+
+def test_the_example_is_a_pack_once_it_is_renamed(shipped: Path, packs: Path) -> None:
+    text = (shipped / "example_node.py.example").read_text(encoding="utf-8")
+    path = write_pack(packs, "example.py", {"": text})
+    assert asyncio.run(nodes.load_custom_node(str(path)))
+    kind = nodes.NODE_CLASS_MAPPINGS["ExampleFade"]
+    image = torch.full((1, 2, 2, 3), 0.75)
+    (faded,) = kind().fade(image, 2.0, "yes")
+    assert torch.equal(faded, torch.ones(1, 2, 2, 3))
+    (masked,) = kind().fade(image, 0.0, "no", torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]))
+    assert masked[0, :, :, 0].tolist() == [[0.75, 0.0], [0.75, 0.0]]
+    assert kind().check_lazy_status(image, 2.0, "yes") == ["mask"]
+    assert kind.VALIDATE_INPUTS(amount=-1) != True  # noqa: E712 - a text is no verdict
