@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy
 import torch
-from comfy_extras.extension import Extension
 
 from comfy_api.latest import io
+from comfy_extras.extension import Extension
 from comfy_extras.sampling.schedule_nodes import denoise_input, schema, steps_input
 
 LEVELS = {

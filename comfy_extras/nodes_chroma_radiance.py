@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_extras.extension import Extension
-
 from comfy_api.latest import io
 from comfy_extras import empty_latents
+from comfy_extras.extension import Extension
 
 
 class EmptyChromaRadianceLatentImage(io.ComfyNode):

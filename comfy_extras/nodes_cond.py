@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_extras.extension import Extension
-
 import node_helpers
 from comfy_api.latest import io
+from comfy_extras.extension import Extension
 from comfy_extras.prompt_tokens import text_input
 
 _CATEGORY = "_for_testing/conditioning"

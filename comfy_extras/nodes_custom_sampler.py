@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from comfy_extras.extension import Extension
-
 from comfy_extras.sampling import (
     guider_nodes,
     noise_nodes,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from comfy_extras.extension import Extension
 
 import comfy.utils
 import node_helpers
 from comfy.model_sampling import flux_time_shift
 from comfy_api.latest import io
 from comfy_extras import empty_latents
+from comfy_extras.extension import Extension
 from comfy_extras.prompt_tokens import text_input, tokens_of
 from node_helpers import MAX_RESOLUTION
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from comfy_extras.extension import Extension
 
 import node_helpers
 from comfy_api.latest import io
+from comfy_extras.extension import Extension
 
 _LATENT_PIXELS = 8
 

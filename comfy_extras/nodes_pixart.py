@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_extras.extension import Extension
-
 from comfy_api.latest import io
+from comfy_extras.extension import Extension
 from comfy_extras.prompt_tokens import side_input, text_input
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from comfy_extras.extension import Extension
 
 from comfy_api.latest import io
 from comfy_extras import empty_latents
 from comfy_extras.classic.controlnets import ControlNetApplyAdvanced
+from comfy_extras.extension import Extension
 from comfy_extras.guidance.skip_layers import SkipLayerGuidanceSD3
 from comfy_extras.prompt_tokens import pad_to_equal, text_input, tokens_of
 
