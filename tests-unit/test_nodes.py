@@ -69,10 +69,10 @@ def packs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(nodes, "NODE_DISPLAY_NAME_MAPPINGS", dict(nodes.NODE_DISPLAY_NAME_MAPPINGS))
     monkeypatch.setattr(nodes, "LOADED_MODULE_DIRS", {})
     monkeypatch.setattr(nodes, "EXTENSION_WEB_DIRS", {})
-    known = set(sys.modules)
     yield folder
-    for name in set(sys.modules) - known:
-        del sys.modules[name]
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or name).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def _load_all() -> list[str]:
@@ -378,12 +378,13 @@ def test_a_pack_of_scripts_only_has_its_web_folder(packs: Path) -> None:
 @pytest.fixture
 def planted(
     packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Path, node_packs.Registry]:
+) -> Iterator[tuple[Path, node_packs.Registry]]:
     """A package of built-in nodes of its own, and an empty registry."""
     monkeypatch.syspath_prepend(str(tmp_path))
     folder = tmp_path / "planted_extras"
     folder.mkdir()
-    return folder, node_packs.Registry({}, {}, {}, {})
+    yield folder, node_packs.Registry({}, {}, {}, {})
+    sys.modules.pop("planted_extras", None)
 
 
 def test_built_in_files_are_found_by_listing_and_one_that_fails_is_named(
