@@ -91,12 +91,14 @@ class ComfyNode(SchemaNode):
         base = cls.GET_BASE_CLASS()
         body = {
             "hidden": HiddenHolder.from_dict((v3_data or {}).get("hidden_inputs")),
-            "_is_clone": True,
             "__module__": base.__module__,
             "__qualname__": base.__qualname__,
             "__doc__": base.__doc__,
         }
-        return _locking(type(base))(base.__name__, (base,), body)
+        clone = _locking(type(base))(base.__name__, (base,), body)
+        # From here on it is locked; before, its metaclass may set what it needs.
+        type.__setattr__(clone, "_is_clone", True)
+        return clone
 
     @classmethod
     def EXECUTE_NORMALIZED(cls, *args: Any, **kwargs: Any) -> NodeOutput:
@@ -210,6 +212,9 @@ def _locking(meta: type) -> Any:
     """A metaclass like this one, whose classes refuse to be changed."""
 
     def refuse(cls: type, name: str, value: Any) -> None:
+        if "_is_clone" not in cls.__dict__:
+            meta.__setattr__(cls, name, value)
+            return
         raise AttributeError(
             f"Node class {cls.__name__}: {name!r} cannot be set during a call, since its clone is "
             "thrown away after it. Keep values in an object of your own."
