@@ -89,10 +89,10 @@ class _Merge:
     ) -> _Merge:
         dtype = weight.dtype
         wanted = patcher.residency.weight_dtype
-        # Narrower than a file by the program's own choice is for running, not for keeping.
-        is_chosen = wanted in FLOAT8_TYPES
-        if is_chosen and isinstance(weight, torch.nn.Parameter) and dtype.is_floating_point:
-            dtype = wanted
+        # Only a user chooses eight bits; what the program chooses is for running, not for keeping.
+        if wanted in FLOAT8_TYPES and dtype.is_floating_point:
+            held, _, _ = get_key_weight(patcher.model, key)
+            dtype = wanted if isinstance(held, torch.nn.Parameter) else dtype
         read = [_unmapped_patch(one) for one in patches]
         return cls(patcher, key, unmapped(weight.detach()), dtype, widen, read)
 
