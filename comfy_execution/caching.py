@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -210,18 +211,26 @@ class RAMPressureCache(LRUCache):
         self,
         key_class: type[CacheKeySet],
         free_bytes: Callable[[], int] = free_host_bytes,
+        interval_s: float = 0.02,
     ) -> None:
         """Begin empty.
 
         Args:
             key_class: Makes the keys.
             free_bytes: Tells how much host memory can still be had, limits of containers counted.
+            interval_s: Asked no more often than that: asking takes longer than many nodes do.
         """
         super().__init__(key_class, max_size=float("inf"))
         self._free_bytes = free_bytes
+        self._interval_s = interval_s
+        self._next_poll = 0.0
 
     def poll(self, ram_headroom: float = 0) -> None:
         """Drop values if less than `ram_headroom` GiB is free, until a tenth more than that is."""
+        now = time.monotonic()
+        if now < self._next_poll:
+            return
+        self._next_poll = now + self._interval_s
         wanted = ram_headroom * GIB
         if self._free_bytes() >= wanted:
             return

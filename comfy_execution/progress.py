@@ -14,7 +14,7 @@ from protocol import BinaryEventTypes
 
 # The newest of the finished nodes that a message still tells of: in large graphs messages would
 # otherwise grow with the square of the number of nodes.
-FINISHED_TOLD = 200
+FINISHED_TOLD = 64
 
 
 class NodeState(Enum):
