@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 
+import comfy.cli_args
 import folder_paths
-from comfy.cli_args import args
 
 
 def pack_paths() -> list[str]:
@@ -34,6 +34,7 @@ def _is_pack(folder: str, name: str) -> bool:
 
 
 def _is_wanted(name: str) -> bool:
+    args = comfy.cli_args.args
     return not args.disable_all_custom_nodes or name in args.whitelist_custom_nodes
 
 

@@ -31,6 +31,10 @@ class ExecutionStatus(NamedTuple):
     messages: list[Any]
 
 
+Status = ExecutionStatus
+"""For annotations in the class below, which has an attribute of the longer name."""
+
+
 class Server(Protocol):
     """Whom the queue tells that it changed."""
 
@@ -113,7 +117,7 @@ class PromptQueue:
         self,
         item_id: int,
         history_result: Mapping[str, Any],
-        status: ExecutionStatus | None,
+        status: Status | None,
         process_item: Callable[[Item], Item] | None = None,
     ) -> None:
         """Move a prompt that ended to the history.

@@ -8,12 +8,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import comfy.cli_args
 import comfy.options
 import folder_paths
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -45,6 +48,65 @@ def test_base_directory_moves_models_and_outputs(rebased: Path) -> None:
     assert folder_paths.get_output_directory() == str(rebased / "output")
     assert folder_paths.get_folder_paths("vae") == [str(rebased / "models" / "vae")]
     assert (rebased / "input").is_dir()
+
+
+def test_base_directory_moves_what_users_have_and_only_that(rebased: Path) -> None:
+    assert folder_paths.base_path == str(rebased)
+    moved = {
+        "input": folder_paths.get_input_directory(),
+        "output": folder_paths.get_output_directory(),
+        "temp": folder_paths.get_temp_directory(),
+        "user": folder_paths.get_user_directory(),
+        "custom_nodes": folder_paths.get_folder_paths("custom_nodes")[0],
+    }
+    assert moved == {name: str(rebased / name) for name in moved}
+    assert Path(folder_paths.__file__).parent == ROOT
+
+
+def test_a_second_base_directory_leaves_nothing_of_the_first(
+    rebased: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_paths.add_model_folder_path("vae", str(rebased / "more"))
+    other = tmp_path_factory.mktemp("other")
+    monkeypatch.setattr(sys, "argv", ["main.py", "--base-directory", str(other)])
+    importlib.reload(comfy.cli_args)
+    importlib.reload(folder_paths)
+    found = [path for paths, _ in folder_paths.folder_names_and_paths.values() for path in paths]
+    assert [path for path in found if not path.startswith(str(other))] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "folders", "extensions"),
+    [
+        ("checkpoints", ["checkpoints"], "PT"),
+        ("configs", ["configs"], [".yaml"]),
+        ("loras", ["loras"], "PT"),
+        ("vae", ["vae"], "PT"),
+        ("text_encoders", ["text_encoders", "clip"], "PT"),
+        ("diffusion_models", ["unet", "diffusion_models"], "PT"),
+        ("clip_vision", ["clip_vision"], "PT"),
+        ("style_models", ["style_models"], "PT"),
+        ("embeddings", ["embeddings"], "PT"),
+        ("diffusers", ["diffusers"], ["folder"]),
+        ("vae_approx", ["vae_approx"], "PT"),
+        ("controlnet", ["controlnet", "t2i_adapter"], "PT"),
+        ("gligen", ["gligen"], "PT"),
+        ("upscale_models", ["upscale_models"], "PT"),
+        ("latent_upscale_models", ["latent_upscale_models"], "PT"),
+        ("hypernetworks", ["hypernetworks"], "PT"),
+        ("photomaker", ["photomaker"], "PT"),
+        ("classifiers", ["classifiers"], {""}),
+        ("model_patches", ["model_patches"], "PT"),
+        ("audio_encoders", ["audio_encoders"], "PT"),
+    ],
+)
+def test_models_are_looked_for_by_kind(
+    rebased: Path, key: str, folders: list[str], extensions: Any
+) -> None:
+    paths, taken = folder_paths.folder_names_and_paths[key]
+    assert paths == [str(rebased / "models" / folder) for folder in folders]
+    every = {".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"}
+    assert taken == (every if extensions == "PT" else extensions)
 
 
 @pytest.mark.parametrize(("old", "new"), [("unet", "diffusion_models"), ("clip", "text_encoders")])
@@ -190,6 +252,74 @@ def test_content_types_come_from_extensions() -> None:
     names = ["a.png", "b.mp4", "c.mp3", "d.webp", "e.fbx", "f.unknown"]
     kept = folder_paths.filter_files_content_types(names, ["image", "model"])
     assert kept == ["a.png", "d.webp", "e.fbx"]
+
+
+def test_content_types_that_a_pack_adds_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_paths, "extension_mimetypes_cache", {"xyz": "video"})
+    assert folder_paths.filter_files_content_types(["a.xyz", "b.txt"], ["video"]) == ["a.xyz"]
+    assert folder_paths.extension_mimetypes_cache["txt"] == "text"
+
+
+@pytest.mark.parametrize("kind", ["image", "video", "audio"])
+def test_each_family_of_content_is_kept_alone(kind: str) -> None:
+    families = {
+        "image": ["a.png", "a.jpg", "a.gif", "a.bmp", "a.webp"],
+        "video": ["a.mp4", "a.webm", "a.mov"],
+        "audio": ["a.mp3", "a.wav", "a.ogg", "a.flac"],
+    }
+    names = [name for family in families.values() for name in family]
+    assert folder_paths.filter_files_content_types(names, [kind]) == families[kind]  # type: ignore[list-item]
+
+
+def test_no_names_have_no_content() -> None:
+    assert folder_paths.filter_files_content_types([], ["image"]) == []
+
+
+def test_folders_below_the_input_folder_are_listed_with_slashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path))
+    assert folder_paths.get_input_subfolders() == []
+    (tmp_path / "b" / "deep").mkdir(parents=True)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file.png").touch()
+    assert folder_paths.get_input_subfolders() == ["a", "b", "b/deep"]
+
+
+def test_a_missing_input_folder_has_no_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path / "missing"))
+    assert folder_paths.get_input_subfolders() == []
+
+
+def test_a_search_that_was_replaced_is_used(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = (["b.safetensors", "a.safetensors", "c.txt"], {})
+    monkeypatch.setattr(folder_paths, "recursive_search", lambda *args, **kwargs: found)
+    assert folder_paths.get_filename_list("things") == ["a.safetensors", "b.safetensors"]
+
+
+@pytest.mark.parametrize("kind", ["output", "temp", "input"])
+def test_folders_that_were_replaced_are_used(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_paths, f"{kind}_directory", "/replaced")
+    assert folder_paths.get_directory_by_type(kind) == "/replaced"
+
+
+@pytest.mark.parametrize("user", ["me", "me_2", "a-b", "default", "_single"])
+def test_users_have_folders_that_pages_see(user: str) -> None:
+    wanted = os.path.join(folder_paths.get_user_directory(), user)
+    assert folder_paths.get_public_user_directory(user) == wanted
+
+
+@pytest.mark.parametrize("name", ["system", "cache2", "my_part_"])
+def test_parts_of_the_program_have_folders_that_pages_do_not_see(name: str) -> None:
+    wanted = os.path.join(folder_paths.get_user_directory(), f"__{name}")
+    assert folder_paths.get_system_user_directory(name) == wanted
+
+
+@pytest.mark.parametrize("user", [None, 5, "", "__system", "__"])
+def test_no_user_and_no_part_of_the_program_has_a_public_folder(user: Any) -> None:
+    assert folder_paths.get_public_user_directory(user) is None
 
 
 # -- saving ----------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def test_packs_find_what_they_import_from_nodes() -> None:
     assert nodes.folder_paths is folder_paths
     assert nodes.torch is torch
     assert nodes.comfy.utils is comfy.utils
-    assert nodes.args is comfy.cli_args.args
+    assert nodes.args.disable_all_custom_nodes is False
     assert nodes.KSampler is nodes.NODE_CLASS_MAPPINGS["KSampler"]  # type: ignore[attr-defined]
     assert callable(nodes.common_ksampler)
 
