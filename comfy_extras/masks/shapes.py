@@ -36,7 +36,7 @@ def grow(mask: torch.Tensor, steps: int, tapered: bool) -> torch.Tensor:
         return -grow(-planes, -steps, tapered)
     if not tapered:
         reach = min(steps, max(planes.shape[-2:]))
-        return _highest(_highest(planes, reach, 1), 1, reach) if reach else planes.clone()
+        return _highest(_highest(planes, reach, 0), 0, reach) if reach else planes.clone()
     for _ in range(steps):
         grown = torch.maximum(_highest(planes, 1, 0), _highest(planes, 0, 1))
         if torch.equal(grown, planes):

@@ -27,7 +27,7 @@ def canny(image: torch.Tensor, low: float, high: float) -> torch.Tensor:
         image: (batch, height, width, 3 or more), 0 to 1.
         low: Slope from which a pixel belongs to an edge if a chain of such joins it to one.
         high: Slope from which a pixel begins an edge. Sobel's weights are not normalised: a step from
-            black to white has a slope of about 2.8.
+            black to white has a slope of about 2.6.
 
     Returns:
         (batch, height, width), 0 or 1.

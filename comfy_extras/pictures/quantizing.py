@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -10,7 +12,7 @@ from PIL import Image
 DITHERS = ("none", "floyd-steinberg", "bayer-2", "bayer-4", "bayer-8", "bayer-16")
 
 
-def thresholds(order: int) -> npt.NDArray[np.float32]:
+def thresholds(order: int) -> npt.NDArray[Any]:
     """Bayer's matrix, (order, order), in -0.5 to 0.5 around 0.
 
     The rank of a place has the bits of ``column ^ row`` and of ``row``, taken in turns and read
@@ -55,11 +57,11 @@ def _one(image: torch.Tensor, colours: int, dither: str) -> torch.Tensor:
     return torch.from_numpy(np.asarray(reduced).astype(np.float32) / 255.0)
 
 
-def _picture(levels: npt.NDArray[np.float32]) -> Image.Image:
+def _picture(levels: npt.NDArray[Any]) -> Image.Image:
     return Image.fromarray(levels.clip(0.0, 255.0).astype(np.uint8))
 
 
-def _pattern(size: tuple[int, int], dither: str, colours: int) -> npt.NDArray[np.float32]:
+def _pattern(size: tuple[int, int], dither: str, colours: int) -> npt.NDArray[Any]:
     """What Bayer's dithering adds to each pixel, (height, width, 1), in levels."""
     order = int(dither.removeprefix("bayer-"))
     across, down = (-(-length // order) for length in size)
