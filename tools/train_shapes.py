@@ -1,6 +1,6 @@
 """Train the checkpoint that ships with this project: a tiny SD 1.5 that draws coloured shapes.
 
-Needs no data: the pictures are drawn on the way. About three quarters of an hour on two CPU cores.
+Needs no data: the pictures are drawn on the way. About half an hour on two idle CPU cores.
 Run from the project's root: `python -m tools.train_shapes`.
 """
 
@@ -149,10 +149,10 @@ def arguments() -> argparse.ArgumentParser:
         "--output", type=Path, default=DEFAULT_OUTPUT, help="(default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--vae-steps", type=int, default=1500, help="0 keeps it as it is")
+    parser.add_argument("--vae-steps", type=int, default=4000, help="0 keeps it as it is")
     parser.add_argument("--vae-batch", type=int, default=8)
     parser.add_argument("--examples", type=int, default=8192, help="encoded pictures to learn from")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument(
         "--autoencoder", type=Path, help="begin with that of this checkpoint; see --vae-steps"

@@ -62,8 +62,8 @@ class Average:
         """Take in the weights after a step."""
         self._steps += 1
         decay = min(self._decay, self._steps / (self._steps + 10))
-        for mean, value in zip(self.module.parameters(), module.parameters(), strict=True):
-            mean.lerp_(value, 1 - decay)
+        means, values = list(self.module.parameters()), list(module.parameters())
+        torch._foreach_lerp_(means, values, 1 - decay)
 
 
 def pixels_of(scenes: Sequence[Scene], rng: random.Random, size: int) -> torch.Tensor:
@@ -138,7 +138,7 @@ def train_autoencoder(
     """
     rng, noise = random.Random(seed), torch.Generator().manual_seed(seed)
     parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     average = Average(model, 0.995)
     start = 0.0 if is_new else _WINDOWS[0][0]
     for bar in _steps(optimizer, steps, 2e-3, "autoencoder"):
@@ -223,7 +223,7 @@ def train_diffusion(
     rng, noise = random.Random(seed), torch.Generator().manual_seed(seed)
     both, prompts = nn.ModuleList([unet, clip]), _Prompts()
     parameters = list(both.parameters())
-    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     average = Average(both)
     signal = 1 / (ModelSamplingDiscrete().sigmas.float().square() + 1)
     weights = (1 / signal).clamp(max=_LARGEST_WEIGHT)
