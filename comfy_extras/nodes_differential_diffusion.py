@@ -55,7 +55,9 @@ class DifferentialDiffusion(io.ComfyNode):
         ) -> torch.Tensor:
             sampling = extra_options["model"].inner_model.model_sampling
             left = remaining_time(sampling, sigma[0], extra_options["sigmas"])
-            changes = (denoise_mask >= left).to(denoise_mask.dtype)
+            # The last level may be the model's lowest, where no time is left: black stays black.
+            is_open = (denoise_mask >= left) & (denoise_mask > 0)
+            changes = is_open.to(denoise_mask.dtype)
             return torch.lerp(denoise_mask, changes, strength)
 
         patched = model.clone()
