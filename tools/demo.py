@@ -1,12 +1,12 @@
 """Draw a few pictures with the checkpoint that ships with this project: ``make demo``.
 
-Takes the flags of the program itself; the Makefile gives ``--load-strategy=file-slice``. Each PNG
-holds its graph and workflow. At the end stands what the weights and the process took of memory.
+Runs an example as ``main.py --run`` does, once for each prompt, with the flags of the program itself;
+the Makefile gives ``--load-strategy=file-slice``. At the end stands what is in the pictures, and what
+the weights and the process took of memory.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -22,22 +22,22 @@ import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
 
-import torch  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 import comfy.model_management  # noqa: E402
 import folder_paths  # noqa: E402
-import nodes  # noqa: E402
-from comfy.cli_args import args  # noqa: E402
+from app import startup  # noqa: E402
+from app.headless.failures import DONE  # noqa: E402
+from app.headless.run import Outcome, Runner, load_nodes  # noqa: E402
+from app.headless.workflow_file import read as read_workflow  # noqa: E402
+from comfy.cli_args import args, parser  # noqa: E402
 from comfy.loading import default_loader  # noqa: E402
 from comfy.loading.usage import PeakSampler, in_words, sample  # noqa: E402
-from tools.shapes.reading import read  # noqa: E402
-from tools.workflows import run, text_to_image  # noqa: E402
+from tools.shapes.reading import read as read_picture  # noqa: E402
 
 CHECKPOINT = "shapes_tiny_sd15.safetensors"
-PICTURE_PIXELS = 64
-STEPS, GUIDANCE = 20, 4.0
+WORKFLOW = ROOT / "examples" / "workflows" / "text_to_image.json"
 PROMPTS = (
     "a red circle on a white background",
     "a large blue star on a black background",
@@ -48,35 +48,45 @@ PROMPTS = (
 )
 
 
-def draw_all(
-    prompts: Sequence[str], console: Console, cache: dict[str, Any]
-) -> list[dict[str, Any]]:
+class NotDrawn(Exception):
+    """A run did not end well.
+
+    Attributes:
+        outcome: How it ended.
+    """
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__("\n".join(outcome.problems))
+        self.outcome = outcome
+
+
+def draw_all(prompts: Sequence[str], runner: Runner, console: Console) -> list[dict[str, Any]]:
     """Draw each prompt; tells each file as it is written.
 
     Args:
         prompts: One picture each.
+        runner: Keeps the loaded models from one to the next.
         console: For the files' paths.
-        cache: Keeps the loaded models.
 
     Returns:
         A row for each: prompt, path, seconds, what is seen in it.
+
+    Raises:
+        NotDrawn: If a run does not end well.
     """
     rows = []
     for seed, prompt in enumerate(prompts, start=1):
         started = time.perf_counter()
-        graph = text_to_image(
-            CHECKPOINT,
-            prompt,
-            seed,
-            pixels=PICTURE_PIXELS,
-            steps=STEPS,
-            cfg=GUIDANCE,
-            prefix="demo/shapes",
+        changes = (
+            f"Prompt.text={prompt}",
+            f"Sampler.seed={seed}",
+            "Save.filename_prefix=demo/shapes",
         )
-        with torch.inference_mode():
-            (record,) = run(graph, nodes.NODE_CLASS_MAPPINGS, cache)
-        path = Path(folder_paths.get_output_directory(), record["subfolder"], record["filename"])
-        seen = read(path)
+        outcome = runner.run(read_workflow(str(WORKFLOW)), changes)
+        if outcome.status != DONE:
+            raise NotDrawn(outcome)
+        (path,) = outcome.files
+        seen = read_picture(path)
         words = f"{seen.colour} {seen.shape or 'nothing'} on {seen.background}"
         rows.append({"prompt": prompt, "path": path, "seen": words})
         rows[-1]["seconds"] = time.perf_counter() - started
@@ -112,10 +122,10 @@ def main() -> int:
     """Draw, and print the tables.
 
     Returns:
-        0; 1 if the checkpoint is missing; 130 after Ctrl-C.
+        0; 1 if the checkpoint is missing; else the status that ``main.py --run`` would end with.
     """
     console = Console()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    startup.prepare(parser, args)
     path = folder_paths.get_full_path("checkpoints", CHECKPOINT)
     if path is None:
         console.print(
@@ -123,14 +133,16 @@ def main() -> int:
             "'git checkout', or train it anew: python -m tools.train_shapes"
         )
         return 1
+    load_nodes()
     before = sample().host
-    models: dict[str, Any] = {}
+    # Held until the end: with its cache the models would go.
+    runner = Runner()
     try:
         with PeakSampler() as sampler:
-            rows = draw_all(PROMPTS, console, models)
-    except KeyboardInterrupt:
-        console.print("interrupted")
-        return 130
+            rows = draw_all(PROMPTS, runner, console)
+    except NotDrawn as err:
+        console.print(str(err) or "interrupted", markup=False)
+        return err.outcome.status
     console.print(pictures_table(rows))
     console.print(memory_table(os.path.getsize(path), max(0, sampler.peak_total - before)))
     return 0

@@ -43,6 +43,10 @@ class Events:
         self.previews: list[Path] = []
         self._ended: set[str] = set()
 
+    def end(self) -> None:
+        """Show nothing any more; what was written stays known until the next run."""
+        self._display, self._stop = None, None
+
     def send_sync(self, event: Any, data: Any, sid: str | None = None) -> None:
         """Take a message; what is meant for pages only is dropped."""
         take = self._TAKERS.get(event) if isinstance(event, str) else None

@@ -101,6 +101,7 @@ class Runner:
         else:
             ended = self._ended(prompt)
         finally:
+            self.events.end()
             # A wish that came too late must not stop the next run.
             interrupt_current_processing(False)
         return self._with_files(ended, problems)
