@@ -21,6 +21,10 @@ from comfy_api.latest._inputs import (
 from comfy_api.latest._sockets import AnyType
 
 
+# Within the bodies of types the name Input means theirs.
+_AnyInput = Input
+
+
 @dataclass
 class Parts:
     """What a dynamic input is in one prompt.
@@ -59,7 +63,7 @@ def _given_within(name: str, given: Mapping[str, Any]) -> bool:
 class MultiType(ComfyTypeI):
     """Any of several types."""
 
-    class Input(Input):  # type: ignore[misc] # in a class body the base is the outer name
+    class Input(Input):
         """An input that takes each of `types`; an Input given as `id` lends it its widget."""
 
         def __init__(
@@ -74,17 +78,17 @@ class MultiType(ComfyTypeI):
             raw_link: bool | None = None,
             advanced: bool | None = None,
         ) -> None:
-            lender = id if isinstance(id, _INPUT) else None
+            lender = id if isinstance(id, _AnyInput) else None
             self.lender = lender
             self.types = list(types)
+            name = id.id if isinstance(id, _AnyInput) else id
             if lender is not None:
-                id = lender.id
                 display_name = display_name or lender.display_name
                 optional = optional or lender.optional
                 tooltip = tooltip or lender.tooltip
                 lazy = lender.lazy if lazy is None else lazy
             super().__init__(
-                id, display_name, optional, tooltip, lazy, extra_dict, raw_link, advanced
+                name, display_name, optional, tooltip, lazy, extra_dict, raw_link, advanced
             )
             names = [] if lender is None else [lender.get_io_type()]
             names += [kind.io_type for kind in self.types]
@@ -97,9 +101,6 @@ class MultiType(ComfyTypeI):
                 return own
             widget = self.lender.widget_type or self.lender.get_io_type()
             return {**self.lender.as_dict(), "widgetType": widget, **own}
-
-
-_INPUT = Input
 
 
 @comfytype(io_type="COMFY_MATCHTYPE_V3")
@@ -124,7 +125,7 @@ class MatchType(ComfyTypeIO):
             names = ",".join(kind.io_type for kind in self.allowed_types)
             return {"template_id": self.template_id, "allowed_types": names}
 
-    class Input(Input):  # type: ignore[misc]
+    class Input(Input):
         """An input that must match."""
 
         def __init__(
@@ -285,7 +286,7 @@ class DynamicCombo(ComfyTypeI):
             keys = [option.key for option in self.options]
             return Parts(inputs, ("COMBO", {**super().as_dict(), "options": keys}))
 
-        def get_all(self) -> list[_INPUT]:
+        def get_all(self) -> list[_AnyInput]:
             """This input and those of all entries."""
             within = [each for option in self.options for each in option.inputs]
             return [self, *(part for each in within for part in each.get_all())]
@@ -309,8 +310,8 @@ class DynamicSlot(ComfyTypeI):
 
         def __init__(
             self,
-            slot: _INPUT,
-            inputs: Sequence[_INPUT],
+            slot: _AnyInput,
+            inputs: Sequence[_AnyInput],
             display_name: str | None = None,
             tooltip: str | None = None,
             lazy: bool | None = None,
@@ -345,7 +346,7 @@ class DynamicSlot(ComfyTypeI):
             )
             return Parts(self.inputs if name in given else (), own)
 
-        def get_all(self) -> list[_INPUT]:
+        def get_all(self) -> list[_AnyInput]:
             """This input, its slot and the further ones."""
             return [self, self.slot, *(part for each in self.inputs for part in each.get_all())]
 

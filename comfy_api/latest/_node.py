@@ -95,7 +95,8 @@ class ComfyNode(SchemaNode):
             "__qualname__": base.__qualname__,
             "__doc__": base.__doc__,
         }
-        clone = _locking(type(base))(base.__name__, (base,), body)
+        meta: Any = type(base)
+        clone: type[ComfyNode] = _locking(meta)(base.__name__, (base,), body)
         # From here on it is locked; before, its metaclass may set what it needs.
         type.__setattr__(clone, "_is_clone", True)
         return clone
@@ -135,9 +136,11 @@ class ComfyNode(SchemaNode):
     def _schema(cls) -> Schema:
         """A schema made once, for what does not change: everything but choices."""
         base = cls.GET_BASE_CLASS()
-        if "_kept_schema" not in base.__dict__:
-            base._kept_schema = base.GET_SCHEMA()
-        return base.__dict__["_kept_schema"]
+        kept: Schema | None = base.__dict__.get("_kept_schema")
+        if kept is None:
+            kept = base.GET_SCHEMA()
+            type.__setattr__(base, "_kept_schema", kept)
+        return kept
 
     @classproperty
     def FUNCTION(cls) -> str:
@@ -208,7 +211,7 @@ class ComfyNode(SchemaNode):
 
 
 @functools.cache
-def _locking(meta: type) -> Any:
+def _locking(meta: Any) -> Any:
     """A metaclass like this one, whose classes refuse to be changed."""
 
     def refuse(cls: type, name: str, value: Any) -> None:

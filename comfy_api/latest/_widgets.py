@@ -270,7 +270,7 @@ class Combo(ComfyTypeIO):
     class Input(_ChoiceInput):
         """A list to choose one entry from: a list, or an enumeration's values."""
 
-    class Output(Output):  # type: ignore[misc] # in a class body the base is the outer name
+    class Output(Output):
         """One of the values; ``options`` is for the reader."""
 
         def __init__(
