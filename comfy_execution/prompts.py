@@ -35,6 +35,7 @@ class DynamicPrompt:
         self.signatures: dict[str, Any] = {}
         self._types_of_class: dict[Any, Any] = {}
         self._real: dict[str, str] = {}
+        self._shown: dict[str, str] = {}
 
     def get_node(self, node_id: str) -> dict[str, Any]:
         """The node as it stands in the prompt.
@@ -70,7 +71,9 @@ class DynamicPrompt:
         self.ephemeral_prompt[node_id] = node_info
         self.ephemeral_parents[node_id] = parent_id
         self.ephemeral_display[node_id] = display_id
+        # Noted when it is added: expansions may be nested thousands deep.
         self._real[node_id] = self.get_real_node_id(parent_id)
+        self._shown[node_id] = self.get_display_node_id(display_id)
 
     def get_real_node_id(self, node_id: str) -> str:
         """The node of the original prompt that an added one came from; others are their own."""
@@ -82,13 +85,7 @@ class DynamicPrompt:
 
     def get_display_node_id(self, node_id: str) -> str:
         """The node that the page knows, where this one is shown."""
-        seen = {node_id}
-        while node_id in self.ephemeral_display:
-            node_id = self.ephemeral_display[node_id]
-            if node_id in seen:
-                break
-            seen.add(node_id)
-        return node_id
+        return self._shown.get(node_id, node_id)
 
     def all_node_ids(self) -> set[str]:
         """Ids of all nodes, sent and added."""
