@@ -11,6 +11,7 @@ from comfy_execution import validation_values as values
 from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.inputs import input_types_of, is_schema_class
 from comfy_execution.node_call import call_over_lists, get_input_data, wait_for_results
+from comfy_execution.schema_nodes import DynamicPaths
 from comfy_execution.validation_errors import Error, InputConfig
 
 _LINK_LENGTH = 2
@@ -95,6 +96,7 @@ class NodeCheck:
         self._inputs: dict[str, Any] = prompt[node_id].setdefault("inputs", {})
         self._declared = declared
         self._own = own_check(self._class)
+        self._paths: DynamicPaths = {}
         self._links: list[Link] = []
         self._left: Iterator[Link] = iter(())
         self._received: dict[str, Any] = {}
@@ -133,7 +135,7 @@ class NodeCheck:
     def _configs(self) -> Iterator[tuple[str, bool, InputConfig]]:
         """Name, whether it is required, type and options of each declared input."""
         if is_schema_class(self._class):
-            types, _ = input_types_of(self._class, self._inputs)
+            types, self._paths = input_types_of(self._class, self._inputs)
         elif self._class in self._declared:
             types = self._declared[self._class]
         else:
@@ -179,8 +181,13 @@ class NodeCheck:
             self._refuse(name, errors.invalid_input_type(name, config, given, err))
             return
         self._inputs[name] = value
-        if not self._own.sees(name):
+        if not self._own_check_sees(name):
             self.errors.extend(values.faults(name, config, value))
+
+    def _own_check_sees(self, name: str) -> bool:
+        """Whether the class's own check gets an input, be it as a part of a dynamic one."""
+        whole = self._paths.get(name, name).split(".")[0]
+        return self._own.sees(name) or (name in self._paths and self._own.sees(whole))
 
     async def ask_node(self, prompt_id: str) -> None:
         """Let the class check the values that it wants to see, if those are sound.
@@ -192,18 +199,20 @@ class NodeCheck:
             Exception: Whatever the class's function raises.
         """
         own = self._own
-        if own is _NO_CHECK or any(own.sees(name) for name in self._unsound):
+        if own is _NO_CHECK or any(self._own_check_sees(name) for name in self._unsound):
             return
         arguments, _, v3_data = get_input_data(self._inputs, self._class, self.node_id)
-        seen = {name: value for name, value in arguments.items() if own.sees(name)}
+        seen = {name: value for name, value in arguments.items() if self._own_check_sees(name)}
+        # Without the paths of other dynamic inputs: those would come along, empty.
+        paths = {one: path for one, path in self._paths.items() if self._own_check_sees(one)}
         names = [name for name in seen if name in self._inputs] or sorted(own.parameters) or [""]
         if _TYPES in own.parameters:
             seen[_TYPES] = [self._received]
-        results = await wait_for_results(
-            await call_over_lists(
-                prompt_id, self.node_id, self._class, seen, own.function, v3_data=v3_data
-            )
+        v3_data = {**v3_data, "dynamic_paths": paths} if v3_data else v3_data
+        calls = await call_over_lists(
+            prompt_id, self.node_id, self._class, seen, own.function, v3_data=v3_data
         )
+        results = await wait_for_results(calls)
         refusals = [
             result
             for result in results
