@@ -92,7 +92,7 @@ class Guider_PerpNeg(comfy.samplers.CFGGuider):
         empty = {"empty_negative_prompt": empty_negative_prompt}
         self.inner_set_conds({"positive": positive, "negative": negative, **empty})
 
-    def set_cfg(self, cfg: float, neg_scale: float = 1.0) -> None:  # type: ignore[override]  # two scales
+    def set_cfg(self, cfg: float, neg_scale: float = 1.0) -> None:
         """Set the scales."""
         self.cfg, self.neg_scale = cfg, neg_scale
 

@@ -17,7 +17,7 @@ def patch_schema(
     inputs: list[Any],
     display_name: str | None = None,
     output: str | None = None,
-    **flags: bool,
+    **flags: Any,
 ) -> Any:
     """The schema of a node with a model on both sides.
 

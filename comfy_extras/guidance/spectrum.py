@@ -23,4 +23,5 @@ def scale_frequencies(x: torch.Tensor, cutoff: int, low: float, high: float = 1.
     ]
     both = is_low[0][:, None] & is_low[1]
     factors = torch.where(both, low, high).to(spectrum.real.dtype)
-    return torch.fft.ifft2(spectrum * factors).real.to(x.dtype)
+    back: torch.Tensor = torch.fft.ifft2(spectrum * factors).real
+    return back.to(x.dtype)

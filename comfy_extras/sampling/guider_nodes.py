@@ -98,7 +98,7 @@ class Guider_DualCFG(comfy.samplers.CFGGuider):
     cfg2: float
     nested: bool = False
 
-    def set_cfg(self, cfg1: float, cfg2: float = 1.0, nested: bool = False) -> None:  # type: ignore[override]  # two scales
+    def set_cfg(self, cfg1: float, cfg2: float = 1.0, nested: bool = False) -> None:
         """Set the scales and the form."""
         self.cfg1, self.cfg2, self.nested = cfg1, cfg2, nested
 

@@ -320,9 +320,10 @@ class SamplerSASolver(io.ComfyNode):
     ) -> Any:
         """See `sample_sa_solver`; its noise is `eta` between both parts of the model's time."""
         sampling = model.get_model_object("model_sampling")
-        ends = [sampling.percent_to_sigma(part) for part in (sde_start_percent, sde_end_percent)]
+        start = sampling.percent_to_sigma(sde_start_percent)
+        end = sampling.percent_to_sigma(sde_end_percent)
         options = {
-            "tau_func": get_tau_interval_func(*ends, eta=eta),
+            "tau_func": get_tau_interval_func(start, end, eta),
             "s_noise": s_noise,
             "predictor_order": predictor_order,
             "corrector_order": corrector_order,
