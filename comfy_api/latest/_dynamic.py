@@ -20,7 +20,6 @@ from comfy_api.latest._inputs import (
 )
 from comfy_api.latest._sockets import AnyType
 
-
 # Within the bodies of types the name Input means theirs.
 _AnyInput = Input
 
