@@ -154,8 +154,30 @@ class WatchedStream(io.TextIOBase):
 _writes = RecentWrites()
 
 
-class TerminalHandler(logging.StreamHandler):
-    """The handler that `setup_logger` gives to the root logger, known by its class."""
+class TerminalHandler(logging.Handler):
+    """Writes to what is the program's standard output or error at that moment.
+
+    A progress display takes the stream's place while it is shown, so that lines appear above it.
+    """
+
+    def __init__(self, stream_name: str) -> None:
+        """Choose.
+
+        Args:
+            stream_name: "stdout" or "stderr".
+        """
+        super().__init__()
+        self._stream_name = stream_name
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message and flush."""
+        try:
+            stream = getattr(sys, self._stream_name)
+            if stream is not None:
+                stream.write(f"{self.format(record)}\n")
+                stream.flush()
+        except Exception:  # noqa: BLE001 - logging must not end what logs; it is told so
+            self.handleError(record)
 
 
 def setup_logger(log_level: str = "INFO", use_stdout: bool = False) -> None:
@@ -179,7 +201,7 @@ def setup_logger(log_level: str = "INFO", use_stdout: bool = False) -> None:
     root.setLevel(log_level)
     for old in [one for one in root.handlers if isinstance(one, TerminalHandler)]:
         root.removeHandler(old)
-    handler = TerminalHandler(sys.stdout if use_stdout else sys.stderr)
+    handler = TerminalHandler("stdout" if use_stdout else "stderr")
     handler.setFormatter(logging.Formatter("%(message)s"))
     root.addHandler(handler)
 

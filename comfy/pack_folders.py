@@ -5,10 +5,13 @@ Imports no torch: packs may have a script that runs before it.
 
 from __future__ import annotations
 
+import logging
 import os
 
 import comfy.cli_args
 import folder_paths
+
+logger = logging.getLogger(__name__)
 
 
 def pack_paths() -> list[str]:
@@ -20,10 +23,20 @@ def pack_paths() -> list[str]:
     return [
         os.path.join(folder, name)
         for folder in folder_paths.get_folder_paths("custom_nodes")
-        if os.path.isdir(folder)
-        for name in os.listdir(folder)
+        for name in _names_in(folder)
         if _is_pack(folder, name) and _is_wanted(name)
     ]
+
+
+def _names_in(folder: str) -> list[str]:
+    """Names in a folder; none if it is not there, or cannot be read."""
+    if not os.path.isdir(folder):
+        return []
+    try:
+        return os.listdir(folder)
+    except OSError as err:
+        logger.error("Custom nodes in %s are not loaded, as it cannot be listed: %s", folder, err)
+        return []
 
 
 def _is_pack(folder: str, name: str) -> bool:

@@ -24,10 +24,15 @@ class ExecutionBlocker:
         self.message = message
 
 
+class ListValue(list[Any]):
+    """A list that a prompt gave as ``{"__value__": [...]}``: a value, even if it looks like a link."""
+
+
 def is_link(obj: Any) -> bool:
     """Whether an input's value is a link: a list of a node's id and a slot's number."""
     return (
         isinstance(obj, list)
+        and not isinstance(obj, ListValue)
         and len(obj) == _LINK_LENGTH
         and isinstance(obj[0], str)
         and isinstance(obj[1], (int, float))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from comfy_execution import validation_errors as errors
 from comfy_execution import validation_values as values
-from comfy_execution.graph_utils import ExecutionBlocker
+from comfy_execution.graph_utils import ExecutionBlocker, ListValue
 from comfy_execution.inputs import input_types_of, is_schema_class
 from comfy_execution.node_call import call_over_lists, get_input_data, wait_for_results
 from comfy_execution.schema_nodes import DynamicPaths
@@ -118,7 +118,7 @@ class NodeCheck:
             if name not in self._inputs:
                 if required:
                     self._refuse(name, errors.required_input_missing(name))
-            elif isinstance(self._inputs[name], list):
+            elif _looks_like_link(self._inputs[name]):
                 self._look_at_link(name, config, accepts)
             else:
                 self._look_at_constant(name, config)
@@ -221,6 +221,11 @@ class NodeCheck:
         self.errors.extend(
             errors.custom_validation_failed(name, refusal) for name in names for refusal in refusals
         )
+
+
+def _looks_like_link(value: Any) -> bool:
+    """A list, unless the prompt said that it is a value."""
+    return isinstance(value, list) and not isinstance(value, ListValue)
 
 
 def own_check(class_def: Any) -> OwnCheck:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from comfy_execution import validation_errors as errors
+from comfy_execution.graph_utils import ListValue
 from comfy_execution.validation_errors import Error, InputConfig
 
 WRAPPER = "__value__"
@@ -35,7 +36,10 @@ def converted(value: Any, config: InputConfig) -> Any:
 
 def unwrapped(value: Any) -> Any:
     """The value inside of ``{"__value__": value}``; any other value as it is."""
-    return value[WRAPPER] if isinstance(value, dict) and WRAPPER in value else value
+    if not isinstance(value, dict) or WRAPPER not in value:
+        return value
+    inside = value[WRAPPER]
+    return ListValue(inside) if isinstance(inside, list) else inside
 
 
 def faults(name: str, config: InputConfig, value: Any) -> list[Error]:

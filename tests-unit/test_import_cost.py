@@ -51,6 +51,10 @@ def test_utils_adds_little_to_the_import_of_torch() -> None:
         "comfy.loading",
         "comfy.loading.options",
         "comfy.loading.errors",
+        "folder_paths",
+        "comfy.prestart",
+        "utils.extra_config",
+        "app.logger",
     ],
 )
 def test_flags_and_errors_need_no_torch(name: str) -> None:

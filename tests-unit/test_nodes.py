@@ -139,6 +139,17 @@ def test_packs_come_in_the_order_of_their_folders_and_a_missing_one_has_none(
     assert pack_folders.pack_paths() == [str(first), str(second)]
 
 
+def test_a_folder_that_cannot_be_listed_is_named_and_has_no_packs(
+    packs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(path: str) -> list[str]:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert pack_folders.pack_paths() == []
+    assert str(packs) in caplog.text
+
+
 @pytest.mark.parametrize(("whitelist", "wanted"), [([], []), (["b", "c.py"], ["b", "c.py"])])
 def test_disabled_packs_need_to_be_named(
     packs: Path, monkeypatch: pytest.MonkeyPatch, whitelist: list[str], wanted: list[str]

@@ -207,6 +207,17 @@ def test_a_second_set_up_changes_the_level_and_repeats_nothing(
     assert _texts(room.get_logs()) == ["detail\n"]
 
 
+def test_a_display_that_takes_the_place_of_a_stream_gets_the_log(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams()
+    room.setup_logger()
+    display = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", display)
+    logging.getLogger("anything").info("above the display")
+    assert display.getvalue() == "above the display\n"
+
+
 def test_each_log_line_is_told_at_once(streams: Streams) -> None:
     heard: list[str] = []
     streams()

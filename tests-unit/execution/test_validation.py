@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import json
 import time
 from typing import Any
 
 import pytest
 
-from comfy_execution.graph_utils import ExecutionBlocker
+from comfy_execution.graph_utils import ExecutionBlocker, is_link
+from comfy_execution.node_call import get_input_data
 from comfy_execution.schema_nodes import SchemaNode
 from comfy_execution.validation import validate_inputs, validate_node_input, validate_prompt
 from support.prompts import check, node, node_class
@@ -143,7 +146,20 @@ def test_constants_are_converted_in_the_prompt(kind: str, given: Any, kept: Any)
     prompt = {"1": node("Sink", value=given)}
     assert check(prompt, classes)[0]
     assert prompt["1"]["inputs"]["value"] == kept
-    assert type(prompt["1"]["inputs"]["value"]) is type(kept)
+    assert isinstance(prompt["1"]["inputs"]["value"], type(kept))
+
+
+def test_a_list_that_was_marked_as_a_value_is_no_link_however_it_looks() -> None:
+    classes = {"Sink": node_class({"value": ("THINGS",)}, OUTPUT_NODE=True)}
+    prompt = {"1": node("Sink", value={"__value__": ["99", 0]})}
+    assert check(prompt, classes)[0]
+    value = prompt["1"]["inputs"]["value"]
+    assert value == ["99", 0]
+    assert not is_link(value)
+    assert not is_link(copy.deepcopy(value))
+    assert json.dumps(value) == '["99", 0]'
+    assert get_input_data(prompt["1"]["inputs"], classes["Sink"], "1")[0] == {"value": [["99", 0]]}
+    assert check(prompt, classes)[0]
 
 
 @pytest.mark.parametrize("value", [0, 7, 10])
