@@ -8,10 +8,12 @@ re-exported from the modules that hold it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import torch
@@ -165,7 +167,9 @@ def load_torch_file(
     target = None if device is None else torch.device(device)
     with progress.ByteProgress(os.path.basename(path), stream, PROGRESS_BAR_HOOK) as show:
         try:
-            loaded = comfy.loading.load(path, device=target, progress=show)
+            loaded = comfy.loading.load(
+                path, device=target, progress=show, strategy=_strategy.get()
+            )
         except LoadCancelled as err:
             _interrupt(err)
     if return_metadata:
@@ -223,6 +227,24 @@ def register_load_strategy(name: str, factory: Any) -> None:
 def load_strategies() -> Mapping[str, Any]:
     """Show all load strategies by name, read-only."""
     return comfy.loading.load_strategies()
+
+
+# In a context, so that a load in another thread or node keeps its own.
+_strategy: ContextVar[str | None] = ContextVar("load_strategy", default=None)
+
+
+@contextlib.contextmanager
+def use_load_strategy(name: str | None) -> Iterator[None]:
+    """Load files inside with a strategy of this name, whatever the flags say.
+
+    Args:
+        name: See `load_strategies`; "auto" lets the facts decide, None leaves it to the flags.
+    """
+    token = _strategy.set(name)
+    try:
+        yield
+    finally:
+        _strategy.reset(token)
 
 
 # -- progress ------------------------------------------------------------------------------------
