@@ -35,6 +35,9 @@ class Blocking:
         self._target = target
 
     def __getattr__(self, name: str) -> Any:
+        # Copying asks for such names before there is a target.
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
         found = getattr(self._target, name)
         if inspect.iscoroutinefunction(found):
             return _blocking(found)
