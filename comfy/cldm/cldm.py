@@ -98,11 +98,11 @@ class ControlNet(TimeEmbedding):
         operations: Any = comfy.ops.disable_weight_init,
     ) -> None:
         super().__init__()
-        counts = levels_of(num_res_blocks, len(channel_mult))
-        self.num_res_blocks = counts
+        self.num_res_blocks = counts = levels_of(num_res_blocks, len(channel_mult))
         self.in_channels = in_channels
         self.hint_channels = hint_channels
         self.dtype = dtype
+        place = {"dtype": dtype, "device": device}
         no_output_side = [0] * (sum(counts) + len(counts))
         blocks = UNetBlocks(
             in_channels,
@@ -117,12 +117,12 @@ class ControlNet(TimeEmbedding):
                 "attn_precision": attn_precision,
             },
             dropout,
-            {"dtype": dtype, "device": device, "operations": operations},
+            {**place, "operations": operations},
         )
-        place = {"dtype": dtype, "device": device}
         self.build_embedders(model_channels, num_classes, adm_in_channels, operations, place)
-        hint = _hint_layers(hint_channels, hint_widths, model_channels, operations, place)
-        self.input_hint_block = TimestepEmbedSequential(*hint)
+        self.input_hint_block = TimestepEmbedSequential(
+            *_hint_layers(hint_channels, hint_widths, model_channels, operations, place)
+        )
         self._build(blocks, operations, place)
 
     def _build(self, blocks: UNetBlocks, operations: Any, place: dict[str, Any]) -> None:

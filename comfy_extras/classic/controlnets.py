@@ -1,4 +1,4 @@
-"""Conditionings that a control net takes part in."""
+"""Control nets out of files, and conditionings that they take part in."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+
+import comfy.controlnet
+import comfy.utils
+import folder_paths
+from comfy.file_kinds import UndetectedModel, explain
 
 Conditioning = list[Any]
 
@@ -47,6 +52,51 @@ def _controlled(
         return {**options, "control": net, "control_apply_to_uncond": applies_to_uncond}
 
     return [[[part[0], added(part[1])] for part in one] for one in conditionings]
+
+
+def _load(name: str, model: Any = None) -> Any:
+    path = folder_paths.get_full_path_or_raise("controlnet", name)
+    net = comfy.controlnet.load_controlnet(path, model)
+    if net is None:
+        held = comfy.utils.load_torch_file(path, safe_load=True)
+        raise UndetectedModel(explain(held, path, "a ControlNet"))
+    return net
+
+
+class ControlNetLoader:
+    """Loads a control net."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """See nodes."""
+        names = folder_paths.get_filename_list("controlnet")
+        return {"required": {"control_net_name": (names,)}}
+
+    RETURN_TYPES = ("CONTROL_NET",)
+    FUNCTION = "load_controlnet"
+    CATEGORY = "loaders"
+
+    def load_controlnet(self, control_net_name: str) -> tuple[Any]:
+        """Give it; RuntimeError if the file holds none. No weight is read yet."""
+        return (_load(control_net_name),)
+
+
+class DiffControlNetLoader:
+    """Loads a control net whose file holds differences to a model's weights."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """See nodes."""
+        names = folder_paths.get_filename_list("controlnet")
+        return {"required": {"model": ("MODEL",), "control_net_name": (names,)}}
+
+    RETURN_TYPES = ("CONTROL_NET",)
+    FUNCTION = "load_controlnet"
+    CATEGORY = "loaders"
+
+    def load_controlnet(self, model: Any, control_net_name: str) -> tuple[Any]:
+        """Give it, the model's weights added to its own when they are loaded."""
+        return (_load(control_net_name, model),)
 
 
 class ControlNetApply:
@@ -132,10 +182,14 @@ class ControlNetApplyAdvanced:
 
 
 NODE_CLASS_MAPPINGS = {
+    "ControlNetLoader": ControlNetLoader,
+    "DiffControlNetLoader": DiffControlNetLoader,
     "ControlNetApply": ControlNetApply,
     "ControlNetApplyAdvanced": ControlNetApplyAdvanced,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
+    "ControlNetLoader": "Load ControlNet Model",
+    "DiffControlNetLoader": "Load ControlNet Model (diff)",
     "ControlNetApply": "Apply ControlNet (OLD)",
     "ControlNetApplyAdvanced": "Apply ControlNet",
 }
