@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,3 +37,18 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
 def check(prompt: Any, classes: Mapping[str, Any], only: Sequence[str] | None = None) -> Outcome:
     """Validity, error, good outputs and errors by node of a prompt."""
     return asyncio.run(validate_prompt("a-prompt", prompt, only, classes))
+
+
+def only_error(prompt: Any, classes: Mapping[str, Any], node_id: str = "2") -> dict[str, Any]:
+    """The one error of the one node that has some."""
+    valid, error, good, node_errors = check(prompt, classes)
+    assert not valid
+    assert good == []
+    assert error["type"] == "prompt_outputs_failed_validation"
+    assert list(node_errors) == [node_id]
+    assert node_errors[node_id]["class_type"] == prompt[node_id]["class_type"]
+    (told,) = node_errors[node_id]["errors"]
+    assert list(told) == ["type", "message", "details", "extra_info"]
+    assert told["message"].endswith(".")
+    json.dumps(node_errors, allow_nan=False)
+    return dict(told)
