@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import comfy.sd
+from comfy_extras import nodes_custom_sampler as custom
 from support import narrow
 
 
@@ -25,6 +26,22 @@ class LoadedCheckpoint:
     def encode(self, text: str) -> Any:
         """A prompt as CONDITIONING."""
         return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
+
+    def estimate(self, model: Any, guider: Any = None) -> torch.Tensor:
+        """What a model takes for the clean latent after its first step.
+
+        Args:
+            model: The checkpoint's, or a patched one.
+            guider: Both prompts and a scale of 3, if None is given.
+        """
+        if guider is None:
+            guider = custom.CFGGuider.execute(model, self.positive, self.negative, 3.0)[0]
+        sigmas = custom.BasicScheduler.execute(model, "normal", 2, 1.0)[0][:2]
+        parts = (custom.Noise_RandomNoise(3), guider, custom.KSamplerSelect.execute("euler")[0])
+        empty = {"samples": torch.zeros(1, 4, 8, 8)}
+        made = custom.SamplerCustomAdvanced.execute(*parts, sigmas, empty)
+        clean: torch.Tensor = made[1]["samples"]
+        return clean
 
 
 def _load(folder: Any, family: str) -> LoadedCheckpoint:

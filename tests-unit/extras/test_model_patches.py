@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import pytest
@@ -24,11 +23,9 @@ from comfy_extras import (
     nodes_tomesd,
 )
 from comfy_extras import nodes_custom_sampler as custom
-from comfy_extras.guidance.skip_layers import layers_of
 from comfy_extras.guidance.spectrum import scale_frequencies
 
 GENERATOR = torch.Generator().manual_seed(6)
-TOKENS = torch.randn((2, 8 * 12, 5), generator=GENERATOR)
 
 
 def _sample(loaded: Any, model: Any, side: int = 8, guider: Any = None, cfg: float = 3.0) -> Any:
@@ -110,22 +107,10 @@ def test_patch_changes_a_clone_and_the_same_way_each_time(sd15: Any, plain: Any,
 
 def test_perturbed_pass_is_added_by_its_scale(sd15: Any) -> None:
     one, two, plain = (
-        _first_estimate(sd15, nodes_pag.PerturbedAttentionGuidance.execute(sd15.model, s)[0])
+        sd15.estimate(nodes_pag.PerturbedAttentionGuidance.execute(sd15.model, s)[0])
         for s in (1.0, 2.0, 0.0)
     )
     assert _same(two - plain, (one - plain) * 2)
-
-
-def _first_estimate(loaded: Any, model: Any, guider: Any = None) -> torch.Tensor:
-    if guider is None:
-        guider = custom.CFGGuider.execute(model, loaded.positive, loaded.negative, 3.0)[0]
-    sigmas = custom.BasicScheduler.execute(model, "normal", 2, 1.0)[0][:2]
-    parts = (custom.Noise_RandomNoise(3), guider, custom.KSamplerSelect.execute("euler")[0])
-    latent = {"samples": torch.zeros(1, 4, 8, 8)}
-    estimate: torch.Tensor = custom.SamplerCustomAdvanced.execute(*parts, sigmas, latent)[1][
-        "samples"
-    ]
-    return estimate
 
 
 def test_perp_neg_guider_is_its_formula(sd15: Any) -> None:
@@ -133,14 +118,14 @@ def test_perp_neg_guider_is_its_formula(sd15: Any) -> None:
     prompts = (sd15.positive, sd15.negative, empty)
     guider = nodes_perpneg.PerpNegGuider.execute(sd15.model, *prompts, 4.0, 1.5)[0]
     alone = [
-        _first_estimate(sd15, sd15.model, custom.BasicGuider.execute(sd15.model, prompt)[0])
+        sd15.estimate(sd15.model, custom.BasicGuider.execute(sd15.model, prompt)[0])
         for prompt in prompts
     ]
-    made = _first_estimate(sd15, sd15.model, guider)
+    made = sd15.estimate(sd15.model, guider)
     assert _same(made, nodes_perpneg.perp_neg(*alone, 1.5, 4.0))
     patched = nodes_perpneg.PerpNeg.execute(sd15.model, empty, 1.5)[0]
     older = custom.CFGGuider.execute(patched, sd15.positive, sd15.negative, 4.0)[0]
-    assert _same(_first_estimate(sd15, patched, older), made)
+    assert _same(sd15.estimate(patched, older), made)
 
 
 @pytest.mark.parametrize(("scale_q", "scale_k"), [(0.5, 2.0), (4.0, 0.25)])
@@ -200,73 +185,6 @@ def test_free_u_looks_at_blocks_by_their_channels(sd15: Any) -> None:
         h, skip = torch.ones(1, channels, 4, 4), torch.ones(1, channels, 4, 4)
         made, _ = patch(h, skip, {})
         assert float(made[0, 0, 0, 0]) == factor
-
-
-# -- tiles and tokens ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 3), (8, 12), (4, 1)])
-def test_tiles_are_rectangles_that_join_again(rows: int, columns: int) -> None:
-    tiles = nodes_hypertile.to_tiles(TOKENS, 8, rows, columns)
-    assert tiles.shape == (2 * rows * columns, 96 // (rows * columns), 5)
-    assert torch.equal(nodes_hypertile.from_tiles(tiles, 8, rows, columns), TOKENS)
-    image = TOKENS.reshape(2, 8, 12, 5)
-    corner = image[0, : 8 // rows, : 12 // columns].reshape(-1, 5)
-    assert torch.equal(tiles[0], corner)
-
-
-@pytest.mark.parametrize(
-    ("side", "least", "choices", "possible"),
-    [(64, 32, 2, {1, 2}), (96, 32, 1, {3}), (96, 32, 3, {3, 2, 1}), (20, 32, 2, {1})],
-)
-def test_side_is_cut_into_equal_tiles_of_a_least_length(
-    side: int, least: int, choices: int, possible: set[int]
-) -> None:
-    found = {
-        nodes_hypertile.tiles_along(side, least, choices, random.Random(seed)) for seed in range(40)
-    }
-    assert found == possible
-
-
-@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.5, 1.0])
-def test_equal_tokens_are_merged_without_loss(ratio: float) -> None:
-    tokens = torch.ones(2, 96, 5) * torch.tensor([[[1.0]], [[2.0]]])
-    targets = nodes_tomesd.targets_of(8, 12, random.Random(1))
-    merge = nodes_tomesd.Merge(tokens, targets, ratio)
-    merged = merge.merge(tokens)
-    assert merged.shape == (2, 96 - min(int(96 * ratio), 96 - 24), 5)
-    torch.testing.assert_close(merge.unmerge(merged), tokens)
-
-
-def test_each_window_has_one_target() -> None:
-    targets = nodes_tomesd.targets_of(8, 12, random.Random(1))
-    windows = {(int(n) // 12 // 2, int(n) % 12 // 2) for n in targets}
-    assert len(targets) == len(windows) == 24
-    assert nodes_tomesd.targets_of(5, 5, random.Random(1)).shape == (4,)
-
-
-def test_tokens_that_are_alike_become_their_mean() -> None:
-    targets = torch.tensor([0, 1])
-    tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [3.0, 0.1], [0.1, 2.0], [1.0, 1.0]]])
-    merge = nodes_tomesd.Merge(tokens, targets, 0.4)
-    merged = merge.merge(tokens)[0]
-    assert merged[0].tolist() == [1.0, 1.0]
-    torch.testing.assert_close(merged[1], (tokens[0, 0] + tokens[0, 2]) / 2)
-    torch.testing.assert_close(merged[2], (tokens[0, 1] + tokens[0, 3]) / 2)
-    back = merge.unmerge(merge.merge(tokens))[0]
-    assert torch.equal(back[2], back[0])
-    assert torch.equal(back[3], back[1])
-    assert back[4].tolist() == [1.0, 1.0]
-
-
-def test_choices_leave_the_samplers_noise_alone(sd15: Any) -> None:
-    (patched,) = (nodes_tomesd.TomePatchModel.execute(sd15.model, 0.3)[0],)
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    options = {"activations_shape": [1, 5, 8, 12], "original_shape": [1, 4, 8, 12]}
-    (patch,) = patched.model_options["transformer_options"]["patches"]["attn1_patch"]
-    patch(TOKENS, TOKENS, TOKENS, {**options, "sigmas": torch.ones(1)})
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 # -- self-attention guidance ---------------------------------------------------------------------
@@ -334,12 +252,3 @@ def test_grey_mask_keeps_what_is_black_and_changes_what_is_white(sd15: Any) -> N
     torch.testing.assert_close(made[..., :4], given[..., :4], rtol=1e-4, atol=1e-4)
     moved = (made - given).abs().mean((0, 1, 2))
     assert moved[6:].min() > moved[:4].max()
-
-
-# -- skipped layers ------------------------------------------------------------------------------
-
-
-def test_layers_are_read_from_text() -> None:
-    assert layers_of("7, 8,9") == [("double_block", 7), ("double_block", 8), ("double_block", 9)]
-    assert layers_of("", "x 12") == [("single_block", 12)]
-    assert layers_of("none") == []
