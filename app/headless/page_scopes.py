@@ -105,7 +105,9 @@ def scopes_of(page: Mapping[str, Any]) -> Scope:
     try:
         known = {str(one["id"]): one for one in definitions}
         return _scope(page, known, "", ())
-    except (KeyError, TypeError, IndexError, AttributeError) as err:
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise UserError(
             f"This workflow has a form that is not known ({type(err).__name__}: {err})."
         ) from err

@@ -1,0 +1,119 @@
+"""Reading what --run is given: both forms, pictures, standard input, and what is none of them."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from app.headless.failures import UserError
+from app.headless.workflow_file import parse, read
+
+PROMPT = {"1": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}}
+PAGE = {"nodes": [{"id": 1, "type": "SaveImage"}], "links": []}
+
+
+def write(path: Path, value: Any) -> str:
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    return str(path)
+
+
+def a_picture(path: Path, **texts: Any) -> str:
+    info = PngInfo()
+    for key, value in texts.items():
+        info.add_text(key, value if isinstance(value, str) else json.dumps(value))
+    Image.new("RGB", (4, 4)).save(path, pnginfo=info)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "prompt", "page"),
+    [
+        (PROMPT, PROMPT, None),
+        (PAGE, None, PAGE),
+        ({"prompt": PROMPT, "client_id": "x"}, PROMPT, None),
+        ({"prompt": PROMPT, "extra_data": {"extra_pnginfo": {"workflow": PAGE}}}, PROMPT, PAGE),
+    ],
+    ids=["API", "page", "request", "request with page"],
+)
+def test_each_form_is_told_from_the_others(
+    tmp_path: Path, given: Any, prompt: Any, page: Any
+) -> None:
+    found = read(write(tmp_path / "w.json", given))
+    assert (found.prompt, found.page) == (prompt, page)
+
+
+def test_a_picture_gives_the_prompt_that_made_it_and_the_page_s_form(tmp_path: Path) -> None:
+    found = read(a_picture(tmp_path / "p.png", prompt=PROMPT, workflow=PAGE))
+    assert (found.prompt, found.page) == (PROMPT, PAGE)
+
+
+def test_a_picture_with_the_page_s_form_only_is_converted_later(tmp_path: Path) -> None:
+    found = read(a_picture(tmp_path / "p.png", workflow=PAGE))
+    assert (found.prompt, found.page) == (None, PAGE)
+
+
+def test_standard_input_is_read_for_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = SimpleNamespace(buffer=io.BytesIO(json.dumps(PROMPT).encode()))
+    monkeypatch.setattr("sys.stdin", given)
+    assert read("-").prompt == PROMPT
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
+    assert parse(b"\xef\xbb\xbf" + json.dumps(PROMPT).encode(), "w").prompt == PROMPT
+
+
+def test_a_node_without_inputs_has_none() -> None:
+    assert parse(b'{"1": {"class_type": "A"}}', "w").prompt == {
+        "1": {"class_type": "A", "inputs": {}}
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"1": }', "line 1, column 7: this is no JSON"),
+        ("[1, 2]", "holds no workflow"),
+        ("{}", "holds no workflow"),
+        ('{"a": 1}', "holds no workflow"),
+        ('{"prompt": {"1": 2}}', "node 1 is no object"),
+        ('{"1": {"class_type": "A", "inputs": []}}', "inputs of node 1 are no object"),
+        ('{"1": {"class_type": "A", "inputs": {"x": NaN}}}', "NaN is no number of JSON"),
+    ],
+)
+def test_what_is_no_workflow_is_refused_with_the_file_s_name(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    with pytest.raises(UserError, match=told) as refusal:
+        read(write(tmp_path / "w.json", text))
+    assert "w.json" in str(refusal.value)
+
+
+def test_bytes_that_are_no_text_are_refused() -> None:
+    with pytest.raises(UserError, match="neither a JSON text nor a PNG"):
+        parse(b"\xff\xfe\x00", "w")
+
+
+def test_a_picture_without_a_workflow_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no workflow"):
+        read(a_picture(tmp_path / "p.png", Author="me"))
+
+
+def test_a_damaged_picture_is_refused(tmp_path: Path) -> None:
+    path = Path(a_picture(tmp_path / "p.png", prompt=PROMPT))
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(UserError, match="damaged picture"):
+        read(str(path))
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        read(str(tmp_path / "none.json"))
+    with pytest.raises(UserError, match="is a folder"):
+        read(str(tmp_path))
