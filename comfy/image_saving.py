@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -22,8 +23,24 @@ def graph_metadata(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> dict
     """JSON of the graph as "prompt", and of each further entry; empty under --disable-metadata."""
     if args.disable_metadata:
         return {}
-    found = {} if prompt is None else {"prompt": json.dumps(prompt)}
-    return found | {key: json.dumps(value) for key, value in (extra_pnginfo or {}).items()}
+    found = {} if prompt is None else {"prompt": strict_json(prompt)}
+    return found | {key: strict_json(value) for key, value in (extra_pnginfo or {}).items()}
+
+
+def strict_json(value: Any) -> str:
+    """JSON that pages can read: NaN and infinities, for which it has no word, become null."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def png_metadata(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> PngInfo | None:

@@ -53,7 +53,7 @@ def read_components(container: Any, source: Any) -> VideoComponents:
     frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
     if not frames:
         raise ValueError(f"No picture could be read from {_name(source)}. It may be cut off.")
-    images = torch.from_numpy(np.stack(frames)).float() / 255.0
+    images = torch.from_numpy(np.stack(frames)).float().div_(255.0)
     rate = Fraction(stream.average_rate or stream.guessed_rate or 1)
     return VideoComponents(images, rate, _sound(container), dict(container.metadata))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 
-from comfy.image_saving import whole_path
+from comfy.image_saving import strict_json, whole_path
 from comfy_api.internal.pyav import pyav
 from comfy_api.util.video_types import VideoCodec, VideoComponents, VideoContainer
 
@@ -65,7 +64,7 @@ def opened_for_writing(
 def add_metadata(container: Any, metadata: Mapping[str, Any] | None) -> None:
     """Note entries in a container; what is not text becomes JSON."""
     for key, value in (metadata or {}).items():
-        container.metadata[key] = value if isinstance(value, str) else json.dumps(value)
+        container.metadata[key] = value if isinstance(value, str) else strict_json(value)
 
 
 def write_components(
