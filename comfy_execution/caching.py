@@ -10,7 +10,7 @@ from comfy_execution.cache_keys import CacheKeySet as CacheKeySet
 from comfy_execution.cache_keys import CacheKeySetID as CacheKeySetID
 from comfy_execution.cache_keys import CacheKeySetInputSignature as CacheKeySetInputSignature
 from comfy_execution.cache_keys import IsChangedSource
-from comfy_execution.held_memory import host_bytes, models_at_home
+from comfy_execution.held_memory import host_bytes, models_at_home, modules_in
 from comfy_execution.prompts import DynamicPrompt
 from comfy_execution.ram import free_host_bytes, give_back
 
@@ -203,8 +203,9 @@ class LRUCache(BasicCache):
 class RAMPressureCache(LRUCache):
     """Keeps everything while host memory lasts; then large and old values go.
 
-    A value that holds models whose weights are at home stays: dropping it would make the next
-    prompt read their file again, and where weights go is the model manager's choice.
+    A value that holds models stays while weights of theirs are at home, and during the prompt that
+    has its node, since they are about to come: dropping it would make the next prompt read their
+    file again. Where weights go is the model manager's choice.
     """
 
     def __init__(
@@ -250,7 +251,12 @@ class RAMPressureCache(LRUCache):
     def _sizes(self) -> dict[Any, float]:
         """Bytes by key of the values whose going frees memory."""
         at_home = models_at_home()
-        sizes = {key: host_bytes(value, at_home) for key, value in self.cache.items()}
+        sizes: dict[Any, float] = {}
+        for key, value in self.cache.items():
+            modules = modules_in(value)
+            is_current = self.used_generation[key] == self.generation
+            if not modules or not (is_current or modules & at_home):
+                sizes[key] = host_bytes(value)
         return {key: size for key, size in sizes.items() if size > 0}
 
     def _age_factor(self, key: Any) -> float:

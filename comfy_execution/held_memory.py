@@ -25,16 +25,14 @@ def models_at_home() -> set[int]:
     }
 
 
-def host_bytes(value: Any, at_home: set[int]) -> float:
+def host_bytes(value: Any) -> float:
     """Estimate what dropping a result frees.
 
     Args:
         value: A cache entry, or anything of lists, dicts, tensors and objects.
-        at_home: As `models_at_home` tells.
 
     Returns:
-        Bytes; each tensor counted half and once. 0 if a model of it is at home, so that it
-        cannot be dropped without a later read of its file.
+        Bytes; each tensor counted half and once, objects as their ``get_ram_usage`` tells.
     """
     total = 0.0
     storages: set[int] = set()
@@ -42,12 +40,17 @@ def host_bytes(value: Any, at_home: set[int]) -> float:
         if isinstance(one, torch.Tensor):
             total += _tensor_bytes(one, storages)
             continue
-        if any(id(module) in at_home for module in _modules(one)):
-            return 0.0
         usage = getattr(one, "get_ram_usage", None)
         if callable(usage):
             total += usage()
     return total
+
+
+def modules_in(value: Any) -> set[int]:
+    """Ids of the modules of all models in a result."""
+    leaves = (one for one in _parts(value) if not isinstance(one, torch.Tensor))
+    modules = (module for one in leaves for module in _modules(one))
+    return {id(module) for module in modules if isinstance(module, torch.nn.Module)}
 
 
 def _parts(value: Any) -> Iterator[Any]:
