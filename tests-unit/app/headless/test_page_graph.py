@@ -87,7 +87,11 @@ def test_values_get_the_names_of_their_inputs_and_the_seed_s_control_is_left_out
     prompt = convert([a_node(3, "Sampler", values)])
     assert prompt["3"]["class_type"] == "Sampler"
     assert prompt["3"]["inputs"] == {
-        "seed": 7, "steps": 12, "mode": "y", "scale": 2.5, "last": "text"
+        "seed": 7,
+        "steps": 12,
+        "mode": "y",
+        "scale": 2.5,
+        "last": "text",
     }
 
 
