@@ -22,6 +22,7 @@ from comfy.textual_inversion import (
 logger = logging.getLogger(__name__)
 
 SPECIAL_TOKENS: Mapping[str, int] = {"start": 49406, "end": 49407, "pad": 49407}
+OPEN_CLIP_SPECIAL_TOKENS: Mapping[str, int] = {**SPECIAL_TOKENS, "pad": 0}
 
 
 class SDTokenizer:
@@ -139,3 +140,28 @@ class SDTokenizer:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint has to keep of the tokenizer: nothing, the vocabulary is CLIP's."""
         return {}
+
+
+class OpenClipTokenizer(SDTokenizer):
+    """The tokenizer of OpenCLIP's encoders, which pad with id 0; see `SDTokenizer`.
+
+    Attributes:
+        width: Of the text encoder.
+        key: Of this encoder in embedding files for several.
+    """
+
+    width: int
+    key: str
+
+    def __init__(
+        self,
+        embedding_directory: Directories = None,
+        tokenizer_data: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            embedding_directory,
+            embedding_size=self.width,
+            embedding_key=self.key,
+            pad_with_end=False,
+            tokenizer_data=tokenizer_data,
+        )

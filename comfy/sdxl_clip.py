@@ -9,28 +9,16 @@ import torch
 
 from comfy.clip_keys import clip_config_from_state_dict
 from comfy.clip_model import CLIP_G
-from comfy.clip_tokenizer import SDTokenizer
+from comfy.clip_tokenizer import OPEN_CLIP_SPECIAL_TOKENS, OpenClipTokenizer, SDTokenizer
 from comfy.sd1_clip import Chunks, SD1ClipModel, SD1Tokenizer, SDClipModel
 from comfy.textual_inversion import Directories
 
-SPECIAL_TOKENS_G: Mapping[str, int] = {"start": 49406, "end": 49407, "pad": 0}
 
+class SDXLClipGTokenizer(OpenClipTokenizer):
+    """bigG's tokenizer."""
 
-class SDXLClipGTokenizer(SDTokenizer):
-    """bigG's tokenizer: pads with id 0; see `SDTokenizer`."""
-
-    def __init__(
-        self,
-        embedding_directory: Directories = None,
-        tokenizer_data: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            embedding_directory,
-            embedding_size=CLIP_G["hidden_size"],
-            embedding_key="clip_g",
-            pad_with_end=False,
-            tokenizer_data=tokenizer_data,
-        )
+    width = CLIP_G["hidden_size"]
+    key = "clip_g"
 
 
 class SDXLClipG(SDClipModel):
@@ -49,7 +37,7 @@ class SDXLClipG(SDClipModel):
             layer_idx=-2,
             textmodel_json_config=CLIP_G,
             dtype=dtype,
-            special_tokens=SPECIAL_TOKENS_G,
+            special_tokens=OPEN_CLIP_SPECIAL_TOKENS,
             layer_norm_hidden_state=False,
             model_options=model_options,
             name=name,

@@ -315,6 +315,13 @@ class VAE:
             output_device=self.output_device,
         )
 
+    def _ready_for_tiles(self, memory_used: MemoryUsed, width: int, height: int) -> tuple[int, int]:
+        """Load, with room for one tile; returns its size."""
+        self.throw_exception_if_invalid()
+        need = memory_used((1, 1, height, width), self.vae_dtype)
+        self._load(need, need)
+        return width, height
+
     @torch.no_grad()
     def decode_tiled(
         self,
@@ -335,10 +342,7 @@ class VAE:
             tile_t: Of videos; without effect.
             overlap_t: Of videos; without effect.
         """
-        self.throw_exception_if_invalid()
-        tile = (tile_x or 64, tile_y or 64)
-        need = self.memory_used_decode((1, 1, *tile), self.vae_dtype)
-        self._load(need, need)
+        tile = self._ready_for_tiles(self.memory_used_decode, tile_x or 64, tile_y or 64)
         shared = 16 if overlap is None else overlap
         return self.decode_tiled_(samples, *tile, shared).movedim(1, -1)
 
@@ -362,9 +366,6 @@ class VAE:
             tile_t: Of videos; without effect.
             overlap_t: Of videos; without effect.
         """
-        self.throw_exception_if_invalid()
-        tile = (tile_x or 512, tile_y or 512)
-        need = self.memory_used_encode((1, 1, *tile), self.vae_dtype)
-        self._load(need, need)
+        tile = self._ready_for_tiles(self.memory_used_encode, tile_x or 512, tile_y or 512)
         pixels = self.vae_encode_crop_pixels(pixel_samples).movedim(-1, 1)
         return self.encode_tiled_(pixels, *tile, 64 if overlap is None else overlap)

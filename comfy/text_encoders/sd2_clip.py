@@ -8,11 +8,9 @@ from typing import Any
 import torch
 
 from comfy.clip_model import CLIP_H
-from comfy.clip_tokenizer import SDTokenizer
+from comfy.clip_tokenizer import OPEN_CLIP_SPECIAL_TOKENS, OpenClipTokenizer
 from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer, SDClipModel
 from comfy.textual_inversion import Directories
-
-SPECIAL_TOKENS_H: Mapping[str, int] = {"start": 49406, "end": 49407, "pad": 0}
 
 
 class SD2ClipHModel(SDClipModel):
@@ -34,7 +32,7 @@ class SD2ClipHModel(SDClipModel):
             layer_idx=-2,
             textmodel_json_config=CLIP_H,
             dtype=dtype,
-            special_tokens=SPECIAL_TOKENS_H,
+            special_tokens=OPEN_CLIP_SPECIAL_TOKENS,
             model_options=model_options,
             name=name,
         )
@@ -42,21 +40,11 @@ class SD2ClipHModel(SDClipModel):
             self.set_default_layer(-1)
 
 
-class SD2ClipHTokenizer(SDTokenizer):
-    """ViT-H's tokenizer: pads with id 0; see `SDTokenizer`."""
+class SD2ClipHTokenizer(OpenClipTokenizer):
+    """ViT-H's tokenizer."""
 
-    def __init__(
-        self,
-        embedding_directory: Directories = None,
-        tokenizer_data: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            embedding_directory,
-            embedding_size=CLIP_H["hidden_size"],
-            embedding_key="clip_h",
-            pad_with_end=False,
-            tokenizer_data=tokenizer_data,
-        )
+    width = CLIP_H["hidden_size"]
+    key = "clip_h"
 
 
 class SD2Tokenizer(SD1Tokenizer):

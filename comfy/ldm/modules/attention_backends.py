@@ -294,6 +294,14 @@ def _kernel(package: str, function: str) -> Callable[..., Any]:
     return kernel
 
 
+def _with_tokens_first(
+    kernel: Callable[..., Any], q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+) -> torch.Tensor:
+    """Call a kernel that wants and gives [batch, tokens, heads, channels]."""
+    out: torch.Tensor = kernel(*(tensor.transpose(1, 2) for tensor in (q, k, v)))
+    return out.transpose(1, 2)
+
+
 def _suits_half_kernels(q: torch.Tensor, mask: torch.Tensor | None) -> bool:
     return mask is None and q.dtype in _HALVES
 
@@ -326,8 +334,7 @@ def attention_flash(
     kernel = _kernel("flash_attn", "flash_attn_func")
     if not _suits_half_kernels(q, mask):
         return _attend_torch(q, k, v, mask, precision)
-    out: torch.Tensor = kernel(*(tensor.transpose(1, 2) for tensor in (q, k, v)))
-    return out.transpose(1, 2)
+    return _with_tokens_first(kernel, q, k, v)
 
 
 @joined_heads
@@ -342,5 +349,4 @@ def attention_xformers(
     kernel = _kernel("xformers.ops", "memory_efficient_attention")
     if mask is not None:
         return _attend_torch(q, k, v, mask, precision)
-    out: torch.Tensor = kernel(*(tensor.transpose(1, 2) for tensor in (q, k, v)))
-    return out.transpose(1, 2)
+    return _with_tokens_first(kernel, q, k, v)
