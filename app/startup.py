@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import MutableMapping
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -65,24 +66,26 @@ def set_up_log(level: str, to_stdout: bool) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
-def set_environment(flags: Any) -> None:
+def set_environment(flags: Any, environ: MutableMapping[str, str] | None = None) -> None:
     """Set what torch and drivers read when they are imported.
 
     Args:
         flags: The parsed command line.
+        environ: Where to; the process's own environment if None.
     """
+    target = os.environ if environ is None else environ
     if flags.cuda_device is not None:
         for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES"):
-            os.environ[name] = str(flags.cuda_device)
+            target[name] = str(flags.cuda_device)
     if flags.oneapi_device_selector is not None:
-        os.environ["ONEAPI_DEVICE_SELECTOR"] = flags.oneapi_device_selector
+        target["ONEAPI_DEVICE_SELECTOR"] = flags.oneapi_device_selector
     if flags.deterministic:
         # cuBLAS repeats its results only with a workspace of a fixed size.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        target.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if flags.cuda_malloc:
-        given = os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "")
+        given = target.get("PYTORCH_CUDA_ALLOC_CONF", "")
         parts = [part for part in given.split(",") if part and not part.startswith("backend:")]
-        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = ",".join([*parts, "backend:cudaMallocAsync"])
+        target["PYTORCH_CUDA_ALLOC_CONF"] = ",".join([*parts, "backend:cudaMallocAsync"])
 
 
 def set_folders(flags: Any) -> None:
