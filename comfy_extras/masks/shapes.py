@@ -11,6 +11,7 @@ import torch
 
 import comfy.utils
 from comfy_extras.masks.compositing import overlap
+from comfy_extras.pictures.windows import highest
 
 
 def as_batch(mask: torch.Tensor) -> torch.Tensor:
@@ -36,19 +37,13 @@ def grow(mask: torch.Tensor, steps: int, tapered: bool) -> torch.Tensor:
         return -grow(-planes, -steps, tapered)
     if not tapered:
         reach = min(steps, max(planes.shape[-2:]))
-        return _highest(_highest(planes, reach, 0), 0, reach) if reach else planes.clone()
+        return highest(highest(planes, -2, reach, reach), -1, reach, reach)
     for _ in range(steps):
-        grown = torch.maximum(_highest(planes, 1, 0), _highest(planes, 0, 1))
+        grown = torch.maximum(highest(planes, -2, 1, 1), highest(planes, -1, 1, 1))
         if torch.equal(grown, planes):
             break
         planes = grown
     return planes.clone()
-
-
-def _highest(planes: torch.Tensor, down: int, across: int) -> torch.Tensor:
-    """The largest value within some rows and columns of each pixel."""
-    size = (2 * down + 1, 2 * across + 1)
-    return torch.nn.functional.max_pool2d(planes, size, stride=1, padding=(down, across))
 
 
 def feather(mask: torch.Tensor, left: int, top: int, right: int, bottom: int) -> torch.Tensor:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from comfy_extras.pictures.windows import highest
+
 _SHARPENING = 10.0
 
 
@@ -46,12 +48,8 @@ def sharpened(planes: torch.Tensor, radius: int, sigma: float, amount: float) ->
 
 
 def _highest(planes: torch.Tensor, before: int, after: int) -> torch.Tensor:
-    """The largest value in a square window around each pixel; nothing lies outside."""
-    size = before + 1 + after
-    for pad, kernel in (((before, after), (1, size)), ((0, 0, before, after), (size, 1))):
-        framed = torch.nn.functional.pad(planes, pad, value=-torch.inf)
-        planes = torch.nn.functional.max_pool2d(framed, kernel, stride=1)
-    return planes
+    """The largest value in a square window around each pixel."""
+    return highest(highest(planes, -1, before, after), -2, before, after)
 
 
 def dilated(planes: torch.Tensor, size: int) -> torch.Tensor:
