@@ -17,12 +17,14 @@ _WINDOW = 2
 
 def targets_of(height: int, width: int, chooser: random.Random) -> torch.Tensor:
     """One token of each window of 2 x 2, by its number in [height x width]; ascending."""
-    found = [
-        (row + chooser.randrange(_WINDOW)) * width + column + chooser.randrange(_WINDOW)
-        for row in range(0, height - _WINDOW + 1, _WINDOW)
-        for column in range(0, width - _WINDOW + 1, _WINDOW)
-    ]
-    return torch.tensor(sorted(found))
+    generator = torch.Generator().manual_seed(chooser.getrandbits(63))
+    windows = (height // _WINDOW, width // _WINDOW)
+    rows, columns = (
+        torch.arange(count).mul(_WINDOW).reshape(shape)
+        + torch.randint(_WINDOW, windows, generator=generator)
+        for count, shape in zip(windows, ((-1, 1), (1, -1)), strict=True)
+    )
+    return (rows * width + columns).flatten().sort().values
 
 
 class Merge:

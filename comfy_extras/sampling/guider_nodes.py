@@ -117,7 +117,8 @@ class Guider_DualCFG(comfy.samplers.CFGGuider):
         """Denoise [B, C, ...] at sigmas [B]; prompts whose weight is 0 are not evaluated."""
         first, second = self.conds.get("positive"), self.conds.get("middle")
         negative = self.conds.get("negative")
-        if not model_options.get("disable_cfg1_optimization", False) and self.cfg2 == 1.0:
+        may_skip = not model_options.get("disable_cfg1_optimization", False)
+        if may_skip and math.isclose(self.cfg2, 1.0):
             negative = None
             second = None if math.isclose(self.cfg1, 1.0) else second
         conds = [negative, second, first]

@@ -284,3 +284,25 @@ def test_seeds_takes_its_options(solver_type: str) -> None:
     assert made.sampler_function is sampling.sample_seeds_2
     wanted = {"solver_type": solver_type, "eta": 0.5, "s_noise": 0.9, "r": 0.4}
     assert made.extra_options == wanted
+
+
+def test_schedule_and_sampler_that_a_pack_adds_can_be_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def halving(levels: Any, steps: int) -> torch.Tensor:
+        return torch.tensor([0.5**n for n in range(steps + 1)])
+
+    handler = comfy.samplers.SchedulerHandler(halving)
+    monkeypatch.setitem(comfy.samplers.SCHEDULER_HANDLERS, "halving", handler)
+    monkeypatch.setattr(sampling, "sample_still", lambda model, x, *rest, **kw: x, raising=False)
+    schedulers, samplers = comfy.samplers.SCHEDULER_NAMES, comfy.samplers.SAMPLER_NAMES
+    monkeypatch.setattr(comfy.samplers, "SCHEDULER_NAMES", [*schedulers, "halving"])
+    monkeypatch.setattr(comfy.samplers, "SAMPLER_NAMES", [*samplers, "still"])
+    offered = custom.BasicScheduler.INPUT_TYPES()["required"]["scheduler"][1]["options"]
+    assert offered[-1] == "halving"
+    made = custom.BasicScheduler.execute(Patcher(), "halving", 2, 1.0)[0]
+    assert made.tolist() == [1.0, 0.5, 0.25]
+    offered = custom.KSamplerSelect.INPUT_TYPES()["required"]["sampler_name"][1]["options"]
+    assert offered[-1] == "still"
+    still = custom.KSamplerSelect.execute("still")[0]
+    assert still.sampler_function is sampling.sample_still
