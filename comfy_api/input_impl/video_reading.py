@@ -55,10 +55,10 @@ def read_components(container: Any, source: Any) -> VideoComponents:
         raise ValueError(f"No picture could be read from {_name(source)}. It may be cut off.")
     images = torch.from_numpy(np.stack(frames)).float().div_(255.0)
     rate = Fraction(stream.average_rate or stream.guessed_rate or 1)
-    return VideoComponents(images, rate, _sound(container), dict(container.metadata))
+    return VideoComponents(images, rate, sound_of(container), dict(container.metadata))
 
 
-def _sound(container: Any) -> dict[str, Any] | None:
+def sound_of(container: Any) -> dict[str, Any] | None:
     """The first stream of sound, -1 to 1, with one batch; None if there is none."""
     if not container.streams.audio:
         return None

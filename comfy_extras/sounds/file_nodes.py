@@ -106,8 +106,7 @@ class PreviewAudio(io.ComfyNode):
 
 
 def _from_file(name: str) -> Sound:
-    waveform, rate = read_sound(folder_paths.get_annotated_filepath(name))
-    return {"waveform": waveform.unsqueeze(0), "sample_rate": rate}
+    return read_sound(folder_paths.get_annotated_filepath(name))
 
 
 class LoadAudio(io.ComfyNode):

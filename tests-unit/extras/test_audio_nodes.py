@@ -189,5 +189,5 @@ def test_file_without_samples_is_named(folders: Path) -> None:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(RATE_HZ)
-    with pytest.raises(ValueError, match=r"No sound could be decoded from .*empty\.wav"):
+    with pytest.raises(ValueError, match=r"There is no sound in .*empty\.wav"):
         nodes_audio.LoadAudio.execute("empty.wav")
