@@ -12,7 +12,8 @@ import comfy.sd
 import comfy.utils
 import folder_paths
 from comfy.loading import default_loader
-from comfy_api.latest import ComfyExtension, io, ui
+from comfy_api.latest import io, ui
+from comfy_extras.extension import Extension
 from comfy_extras.memory_recording import Recordings, described
 
 RECORDINGS = Recordings()
@@ -172,14 +173,8 @@ class ReleaseMemory(io.ComfyNode):
         return io.NodeOutput(anything)
 
 
-class LoadingExtension(ComfyExtension):
-    """Nodes about loading."""
-
-    async def get_node_list(self) -> list[Any]:
-        """All of them."""
-        return [LoadStrategyCheckpoint, LoadStrategyDiffusionModel, MemoryReport, ReleaseMemory]
-
-
-async def comfy_entrypoint() -> ComfyExtension:
+async def comfy_entrypoint() -> Extension:
     """See nodes."""
-    return LoadingExtension()
+    return Extension(
+        LoadStrategyCheckpoint, LoadStrategyDiffusionModel, MemoryReport, ReleaseMemory
+    )

@@ -14,7 +14,8 @@ import torch
 
 from comfy.loading import DeferredTensor
 from comfy.merged_weights import merged_weight
-from comfy_api.latest import ComfyExtension, io
+from comfy_api.latest import io
+from comfy_extras.extension import Extension
 from comfy_extras.model_files import output_file, write_file
 
 logger = logging.getLogger(__name__)
@@ -194,14 +195,6 @@ class LoraSave(io.ComfyNode):
     save = execute
 
 
-class LoraSaveExtension(ComfyExtension):
-    """Extraction of LoRAs."""
-
-    async def get_node_list(self) -> list[Any]:
-        """The node."""
-        return [LoraSave]
-
-
-async def comfy_entrypoint() -> ComfyExtension:
+async def comfy_entrypoint() -> Extension:
     """See nodes."""
-    return LoraSaveExtension()
+    return Extension(LoraSave)

@@ -1,0 +1,1 @@
+"""Nodes of hooks, by what they work on."""
