@@ -91,7 +91,8 @@ class SaveVideo(io.ComfyNode):
     def execute(cls, video: Any, filename_prefix: str, format: str, codec: str) -> io.NodeOutput:
         """A film that has the wanted format and codec is copied, not encoded anew."""
         suffix = VideoContainer.get_extension(format)
-        path, record = _place(filename_prefix, *video.get_dimensions(), suffix)
+        width, height = video.get_dimensions()
+        path, record = _place(filename_prefix, width, height, suffix)
         video.save_to(
             path,
             format=VideoContainer(format),

@@ -135,7 +135,7 @@ class EmptyAudio(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        inputs = [
+        inputs: list[io.Input] = [
             io.Float.Input("duration", default=60.0, min=0.0, max=_LONGEST_S, step=0.01),
             io.Int.Input("sample_rate", default=44100, min=1, max=192000),
             io.Int.Input("channels", default=2, min=1, max=2),
