@@ -58,3 +58,20 @@ class CacheSet:
         else:
             self.outputs = HierarchicalCache(keys)
         self.all = [self.outputs, self.objects]
+
+
+def chosen_cache(flags: Any) -> tuple[CacheType, dict[str, float]]:
+    """What the command line asks for.
+
+    Args:
+        flags: With ``cache_lru``, ``cache_ram`` and ``cache_none``; the first that is set counts.
+
+    Returns:
+        The kind of cache, and the arguments of a `CacheSet` and of its polls.
+    """
+    given = {"lru": flags.cache_lru, "ram": flags.cache_ram}
+    if flags.cache_lru > 0:
+        return CacheType.LRU, given
+    if flags.cache_ram > 0:
+        return CacheType.RAM_PRESSURE, given
+    return (CacheType.NONE if flags.cache_none else CacheType.CLASSIC), given

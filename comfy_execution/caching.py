@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from typing import Any
 
 from comfy_execution.cache_keys import CacheKeySet as CacheKeySet
@@ -42,7 +42,7 @@ class BasicCache:
         self.cache_key_set = self.key_class(dynprompt, known, is_changed)
         await self.cache_key_set.add_keys(known)
 
-    def all_node_ids(self) -> set[str]:
+    def all_node_ids(self) -> Set[str]:
         """Nodes of the current prompt that have keys."""
         return set() if self.cache_key_set is None else self.cache_key_set.all_node_ids()
 
@@ -116,7 +116,7 @@ class HierarchicalCache(BasicCache):
         """Keep a node's value."""
         BasicCache.set(self._place.get(node_id, self), node_id, value)
 
-    def all_node_ids(self) -> set[str]:
+    def all_node_ids(self) -> Set[str]:
         """Nodes of the current prompt and its expansions that have keys."""
         return super().all_node_ids() | set(self._place)
 

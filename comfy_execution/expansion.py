@@ -20,14 +20,19 @@ async def add_expansion(state: Any, node_id: str, returns: Sequence[Returned]) -
 
     Raises:
         DuplicateNodeError: A node's id is taken.
-        NodeNotFoundError: A link of the graph leads nowhere.
-        KeyError: The class of a node is not installed.
+        NodeNotFoundError: A link of the graph leads nowhere, or a class is not installed.
     """
-    added: list[str] = []
+    added: dict[str, bool] = {}
     for one in returns:
         for new_id, node in (one.graph or {}).items():
-            _add_node(state, node_id, new_id, node)
-            added.append(new_id)
+            if new_id in added or not _is_free(state, node_id, new_id):
+                raise DuplicateNodeError(
+                    f"Node {node_id} adds a node with the id {new_id!r}, which is taken. "
+                    "Make graphs with GraphBuilder, which gives ids that are not."
+                )
+            display_id = node.get("override_display_id") or node_id
+            state.dynprompt.add_ephemeral_node(new_id, node, node_id, display_id)
+            added[new_id] = True
     for cache in state.caches.all:
         await cache.ensure_subcache_for(node_id, added)
     for new_id in added:
@@ -39,11 +44,12 @@ async def add_expansion(state: Any, node_id: str, returns: Sequence[Returned]) -
             state.execution_list.add_strong_link(source, int(slot), node_id)
 
 
-def _add_node(state: Any, parent_id: str, new_id: str, node: dict[str, Any]) -> None:
-    if state.dynprompt.has_node(new_id):
-        raise DuplicateNodeError(
-            f"Node {parent_id} adds a node with the id {new_id!r}, which is taken. "
-            "Make graphs with GraphBuilder, which gives ids that are not."
-        )
-    display_id = node.get("override_display_id") or parent_id
-    state.dynprompt.add_ephemeral_node(new_id, node, parent_id, display_id)
+def _is_free(state: Any, parent_id: str, new_id: str) -> bool:
+    """Whether an id can be given: to a new node, or again to one of an earlier run of this node.
+
+    A node runs again within a prompt if its result was let go before a lazy input asked for it.
+    """
+    if not state.dynprompt.has_node(new_id):
+        return True
+    is_own = state.dynprompt.get_parent_node_id(new_id) == parent_id
+    return is_own and new_id not in state.execution_list.pendingNodes

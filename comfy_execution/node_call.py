@@ -121,12 +121,11 @@ async def call_over_lists(
         prompt_id: Of the prompt, for whoever asks for the executing context.
         unique_id: Of the node.
         obj: An instance, or the class for class methods.
-        input_data_all: The argument lists. The longest one counts; of shorter ones the last
-            element is used again. With ``INPUT_IS_LIST`` there is one call with whole lists.
+        input_data_all: The argument lists; of shorter ones the last element is used again. With
+            ``INPUT_IS_LIST`` there is one call with whole lists.
         func: Name of the function; it may be async.
         allow_interrupt: Ask before each call whether the user wants to stop.
-        execution_block_cb: Told of a blocker among a call's arguments; what it returns is the
-            call's result. Without it the blocker is.
+        execution_block_cb: Makes a call's result of a blocker among its arguments.
         pre_execute_cb: Told the call's number before it is made.
         v3_data: As `get_input_data` returns it.
 
@@ -150,9 +149,8 @@ async def call_over_lists(
                 continue
             if pre_execute_cb is not None:
                 pre_execute_cb(index)
-            results.append(
-                _started(call, arguments, CurrentNodeContext(prompt_id, unique_id, index))
-            )
+            with CurrentNodeContext(prompt_id, unique_id, index):
+                results.append(_started(call, arguments))
         return await _settled(results)
     except BaseException:
         cancel_tasks(results)
@@ -164,7 +162,7 @@ def _bound(obj: Any, func: str, v3_data: Mapping[str, Any]) -> Callable[[dict[st
     if not is_schema_class(obj):
         function = getattr(obj, func)
         return lambda arguments: function(**arguments)
-    node_class = obj if inspect.isclass(obj) else type(obj)
+    node_class: Any = obj if inspect.isclass(obj) else type(obj)
     function = getattr(node_class.PREPARE_CLASS_CLONE(v3_data), func)
     paths = v3_data.get("dynamic_paths") or {}
     with_keys = func == "check_lazy_status"
@@ -200,13 +198,10 @@ def _blocker_in(arguments: dict[str, Any], takes_lists: bool) -> ExecutionBlocke
     return None
 
 
-def _started(
-    call: Callable[[dict[str, Any]], Any], arguments: dict[str, Any], context: CurrentNodeContext
-) -> Any:
+def _started(call: Callable[[dict[str, Any]], Any], arguments: dict[str, Any]) -> Any:
     """What a call returned, or the task of an async one."""
-    with context:
-        result = call(arguments)
-        return asyncio.ensure_future(result) if inspect.isawaitable(result) else result
+    result = call(arguments)
+    return asyncio.ensure_future(result) if inspect.isawaitable(result) else result
 
 
 async def _settled(results: list[Any]) -> list[Any]:

@@ -254,7 +254,7 @@ class ProgressRegistry:
     def start_progress(self, node_id: str) -> None:
         """A node starts."""
         state = self.ensure_entry(node_id)
-        state.update(state=NodeState.Running, value=0.0, max=1.0)
+        state.update({"state": NodeState.Running, "value": 0, "max": 1})
         for handler in self._enabled():
             handler.start_handler(node_id, state, self.prompt_id)
 
@@ -263,7 +263,7 @@ class ProgressRegistry:
     ) -> None:
         """A node goes on; see `ProgressHandler.update_handler`."""
         state = self.ensure_entry(node_id)
-        state.update(state=NodeState.Running, value=value, max=max_value)
+        state.update({"state": NodeState.Running, "value": value, "max": max_value})
         for handler in self._enabled():
             handler.update_handler(node_id, value, max_value, state, self.prompt_id, image)
 
@@ -278,7 +278,7 @@ class ProgressRegistry:
 
     def _end(self, node_id: str, ended: NodeState, value: float) -> None:
         state = self.ensure_entry(node_id)
-        state.update(state=ended, value=value)
+        state.update({"state": ended, "value": value, "max": state["max"]})
         for handler in self._enabled():
             handler.finish_handler(node_id, state, self.prompt_id)
 

@@ -9,7 +9,7 @@ from comfy_execution.inputs import input_types_of, is_schema_class
 
 
 class NodeNotFoundError(Exception):
-    """A link or a caller names a node that is not in the prompt."""
+    """A link or a caller names a node that is not in the prompt, or whose class is not known."""
 
 
 class DynamicPrompt:
@@ -60,7 +60,7 @@ class DynamicPrompt:
     def add_ephemeral_node(
         self, node_id: str, node_info: dict[str, Any], parent_id: str, display_id: str
     ) -> None:
-        """Add a node that stands for (a part of) another one.
+        """Add a node that stands for (a part of) another one, or replace it.
 
         Args:
             node_id: Its id.
@@ -69,6 +69,7 @@ class DynamicPrompt:
             display_id: The node in whose place it is shown.
         """
         self.ephemeral_prompt[node_id] = node_info
+        self.signatures.pop(node_id, None)
         self.ephemeral_parents[node_id] = parent_id
         self.ephemeral_display[node_id] = display_id
         # Noted when it is added: expansions may be nested thousands deep.
@@ -99,12 +100,11 @@ class DynamicPrompt:
         """The class of a node.
 
         Raises:
-            NodeNotFoundError: There is no such node.
-            KeyError: Nobody registered its class; the message names it.
+            NodeNotFoundError: There is no such node, or its class is not installed.
         """
         class_type = self.get_node(node_id)["class_type"]
         if class_type not in self.classes:
-            raise KeyError(
+            raise NodeNotFoundError(
                 f"The node {node_id!r} is of the class {class_type!r}, which is not installed. "
                 "Install the pack that brings it."
             )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 from typing import Any
 
 import pytest
 
 from comfy_execution.cache_keys import CacheKeySetID, CacheKeySetInputSignature
+from comfy_execution.cache_sets import chosen_cache
 from comfy_execution.caching import (
     BasicCache,
     HierarchicalCache,
@@ -142,3 +144,19 @@ def test_a_set_has_the_caches_that_were_asked_for(cache_type: Any, args: Any, ki
     assert caches.all == [caches.outputs, caches.objects]
     if cache_type == CacheType.LRU:
         assert caches.outputs.max_size == 7
+
+
+@pytest.mark.parametrize(
+    ("lru", "ram", "none", "chosen"),
+    [
+        (0, 0, False, CacheType.CLASSIC),
+        (5, 4.0, True, CacheType.LRU),
+        (0, 4.0, True, CacheType.RAM_PRESSURE),
+        (0, 0, True, CacheType.NONE),
+    ],
+)
+def test_the_first_flag_that_is_set_chooses(
+    lru: int, ram: float, none: bool, chosen: CacheType
+) -> None:
+    flags = argparse.Namespace(cache_lru=lru, cache_ram=ram, cache_none=none)
+    assert chosen_cache(flags) == (chosen, {"lru": lru, "ram": ram})

@@ -214,7 +214,7 @@ def test_a_graph_that_waits_for_its_own_consumer_is_a_cycle(graphs: Graphs, regi
     [
         ({"show": node("Keep", value=1)}, 1, "DuplicateNodeError"),
         ({"new": node("Keep", value=["nowhere", 0])}, ["new", 0], "NodeNotFoundError"),
-        ({"new": node("NoSuchClass", value=1)}, ["new", 0], "KeyError"),
+        ({"new": node("NoSuchClass", value=1)}, ["new", 0], "NodeNotFoundError"),
         ({"new": node("Keep", value=1)}, ["new", 9], "NodeInputError"),
     ],
     ids=["a taken id", "a link to nowhere", "an unknown class", "no such output"],
@@ -308,3 +308,38 @@ def test_objects_of_expanded_nodes_are_kept_with_their_parent(
     classic.run({"show": node("Show", value=1)})
     classic.run(_prompt(value=3))
     assert made == ["one", "one"]
+
+
+def test_a_node_may_expand_again_if_its_result_was_let_go(
+    graphs: Graphs, register: Any, keeps: bool
+) -> None:
+    def asks(self: Any, on: Any, value: Any = None) -> list[str]:
+        return ["value"]
+
+    register(
+        Expands=_expands(_adds, "a", "b"),
+        Late=node_class(
+            lambda on, value: ((on, value),),
+            "on",
+            "value",
+            options={"value": {"lazy": True}},
+            check_lazy_status=asks,
+        ),
+    )
+    prompt = {
+        "e": node("Expands", a=1, b=2),
+        "first": node("Keep", value=["e", 0]),
+        "late": node("Late", on=["first", 0], value=["e", 0]),
+        "show": node("Show", value=["late", 0]),
+    }
+    assert graphs.run(prompt)
+    assert graphs.shown() == [(3, 3)]
+    assert graphs.ran().count("e") == (1 if keeps else 2)
+
+
+def test_two_calls_may_not_add_the_same_id(classic: Graphs, register: Any) -> None:
+    graph = {"new": node("Keep", value=1)}
+    register(Expands=node_class(lambda value: {"result": (["new", 0],), "expand": graph}, "value"))
+    prompt = {"many": node("Many", value=[1, 2]), **_prompt(value=["many", 0])}
+    assert not classic.run(prompt)
+    assert "'new'" in classic.error()["exception_message"]
