@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ def drawn(moments: Sequence[Moment], width: int, height: int) -> torch.Tensor:
         [1, height, width, 3], float32, 0 to 1.
     """
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     seconds = [one.seconds for one in moments]
     host, device = ([one / _MIB for one in kind] for kind in _kinds(moments))
