@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any
 
 import pytest
@@ -114,6 +115,42 @@ def test_lru_drops_what_was_not_used_for_most_prompts(register: Any) -> None:
     assert graphs.ran() == []
     graphs.run(old)
     assert graphs.ran() == ["show"]
+
+
+class _Box:
+    """Something that can be watched."""
+
+
+def test_without_a_cache_a_value_goes_when_its_last_consumer_has_run(
+    graphs: Graphs, register: Any, keeps: bool
+) -> None:
+    boxes: list[weakref.ref[_Box]] = []
+    alive: list[bool] = []
+
+    def make() -> tuple[_Box]:
+        box = _Box()
+        boxes.append(weakref.ref(box))
+        return (box,)
+
+    def look(value: Any) -> tuple[Any]:
+        alive.append(boxes[0]() is not None)
+        return (value,)
+
+    register(Make=node_class(make), Look=node_class(look, "value"))
+    prompt = {
+        "box": node("Make"),
+        "use": node("Add", a=1, b=2, box=["box", 0]),
+        "other": node("Add", a=1, b=3, box=["box", 0]),
+        "look": node("Look", value=["use", 0]),
+        "look again": node("Look", value=["other", 0]),
+        "add": node("Add", a=["look", 0], b=["look again", 0]),
+        "show": node("Show", value=["add", 0]),
+    }
+    register(Add=node_class(lambda a, b, box=None: (a + b,), "a", "b"))
+    assert graphs.run(prompt)
+    assert graphs.shown() == [7]
+    assert graphs.ran().count("box") == 1
+    assert alive == ([True, True] if keeps else [True, False])
 
 
 def test_reset_forgets_everything(graphs: Graphs) -> None:

@@ -27,6 +27,8 @@ from support.graph_nodes import BASIC, Graphs, node, node_class
 
 MIB = 1 << 20
 HEADROOM_GIB = 1.0
+MORE_THAN_THERE_IS = 1e9
+"""Headroom in GiB that no machine has: everything that may go goes after each node."""
 
 
 class _Memory:
@@ -97,6 +99,26 @@ def test_a_value_that_frees_nothing_stays() -> None:
     assert _names(cache) == {"number"}
 
 
+def test_a_running_prompt_keeps_what_the_cache_has_dropped(register: Any) -> None:
+    sizes = node_class(lambda value, n: (value + n,), "value", "n")
+    register(**BASIC, Grow=sizes, Zeros=node_class(lambda: (torch.zeros(10),)))
+    graphs = Graphs(CacheType.RAM_PRESSURE, ram=MORE_THAN_THERE_IS)
+    assert isinstance(graphs.executor.caches.outputs, RAMPressureCache)
+    graphs.executor.caches.outputs._interval_s = 0
+    prompt = {
+        "zeros": node("Zeros"),
+        "a": node("Grow", value=["zeros", 0], n=1),
+        "b": node("Grow", value=["a", 0], n=2),
+        "sum": node("Grow", value=["b", 0], n=["a", 0]),
+        "last": node("Grow", value=["sum", 0], n=["zeros", 0]),
+        "show": node("Show", value=["last", 0]),
+    }
+    assert graphs.run(prompt)
+    assert torch.equal(graphs.shown()[0], torch.full((10,), 4.0))
+    assert sorted(graphs.ran()) == sorted(prompt)
+    assert graphs.executor.caches.outputs.cache == {}
+
+
 # -- sizes -----------------------------------------------------------------------------------------
 
 
@@ -130,9 +152,6 @@ def test_free_memory_is_what_the_loading_library_tells(monkeypatch: pytest.Monke
 
 
 # -- models ----------------------------------------------------------------------------------------
-
-MORE_THAN_THERE_IS = 1e9
-"""Headroom in GiB that no machine has: everything that may go goes after each node."""
 
 
 @pytest.fixture(params=[True, False], ids=["unified", "discrete"])
