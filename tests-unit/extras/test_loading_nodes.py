@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Iterator
@@ -13,12 +14,15 @@ import torch
 
 import comfy.model_management
 import comfy.utils
+import execution
 import folder_paths
+import nodes
 from comfy.loading import FileTensor, default_loader
 from comfy.loading.errors import UnknownStrategy
 from comfy_extras import memory_recording, nodes_loading
 from comfy_extras.memory_recording import Moment, Recording, Recordings, bound_of, described
 from support import narrow, node_listing
+from support.graph_nodes import Graphs
 
 MIB = 1024 * 1024
 
@@ -204,6 +208,71 @@ def test_release_unloads_models_on_demand_and_hands_on_what_came(unload: bool) -
     assert nodes_loading.ReleaseMemory.execute(thing, unload, True).args == (thing,)
     assert kinds(model) == {unload}
     assert bool(comfy.model_management.current_loaded_models) is not unload
+
+
+# -- in a graph ------------------------------------------------------------------------------------
+
+
+def graph(strategy: str = "file-slice") -> dict[str, Any]:
+    """A merge that is saved, with memory released and reported."""
+    loader = {"ckpt_name": "sd15.safetensors"}
+    return {
+        "a": {"class_type": "CheckpointLoaderSimple", "inputs": loader},
+        "b": {"class_type": "LoadStrategyCheckpoint", "inputs": {**loader, "strategy": strategy}},
+        "merge": {
+            "class_type": "ModelMergeSimple",
+            "inputs": {"model1": ["a", 0], "model2": ["b", 0], "ratio": 0.5},
+        },
+        "release": {
+            "class_type": "ReleaseMemory",
+            "inputs": {"anything": ["merge", 0], "unload_models": True, "empty_caches": True},
+        },
+        "save": {
+            "class_type": "ModelSave",
+            "inputs": {"model": ["release", 0], "filename_prefix": "merged"},
+        },
+        "report": {
+            "class_type": "MemoryReport",
+            "inputs": {"anything": ["release", 0], "width": 256, "height": 256},
+        },
+    }
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, places: None) -> Iterator[Graphs]:
+    files = ("nodes_loading", "nodes_model_merging")
+    for node, (kind, _) in (pair for one in files for pair in node_listing.nodes_of(one).items()):
+        monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, node, kind)
+    before = folder_paths.get_output_directory()
+    folder_paths.set_output_directory(str(tmp_path / "output"))
+    yield Graphs()
+    folder_paths.set_output_directory(before)
+
+
+def test_graph_merges_saves_releases_and_reports(graphs: Graphs, tmp_path: Path) -> None:
+    assert graphs.run(graph())
+    shown = graphs.executor.history_result["outputs"]["report"]
+    assert len(shown["images"]) == 1
+    (text,) = shown["text"]
+    # Recorded from the start of the prompt: what was drawn before the node ran is in it.
+    samples = int(text.splitlines()[0].split(", ")[1].removesuffix(" samples"))
+    assert samples >= 2
+    assert nodes_loading.RECORDINGS._current is None
+    (path,) = (tmp_path / "output").iterdir()
+    assert path.name == "merged_00001_.safetensors"
+
+
+def test_second_run_reports_anew_and_saves_nothing(graphs: Graphs, tmp_path: Path) -> None:
+    assert graphs.run(graph())
+    assert graphs.run(graph())
+    assert [node for node in graphs.ran() if node is not None] == ["report"]
+    assert len(list((tmp_path / "output").iterdir())) == 1
+
+
+def test_strategy_that_is_not_there_is_refused_before_anything_runs(graphs: Graphs) -> None:
+    found = asyncio.run(execution.validate_prompt("p", graph("by-magic"), None))
+    assert not found[0] or "b" in found[3]
+    assert "by-magic" in str(found[3])
 
 
 def test_nodes_are_listed_under_their_names() -> None:
