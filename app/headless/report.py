@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import folder_paths
@@ -111,17 +111,17 @@ def _problem(
 
 
 def _option(extra: Mapping[str, Any], name: str) -> Any:
-    config = extra.get("input_config") or ()
+    config: Any = extra.get("input_config") or ()
     options = config[1] if len(config) > 1 and isinstance(config[1], Mapping) else {}
     return options.get(name)
 
 
 def _kind(extra: Mapping[str, Any]) -> str:
-    config = extra.get("input_config") or ("?",)
+    config: Any = extra.get("input_config") or ("?",)
     return "COMBO" if isinstance(config[0], list | tuple) else str(config[0])
 
 
-_SENTENCES = {
+_SENTENCES: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {
     "required_input_missing": lambda extra, error: "it is missing. Give it a value or a link.",
     "bad_linked_input": lambda extra, error: (
         f'{short(extra.get("received_value"))} is no link. A link is ["node id", number of output].'

@@ -26,7 +26,7 @@ from app.headless.workflow_file import Workflow
 from comfy.cli_args import args
 from comfy.interrupts import InterruptProcessingException, interrupt_current_processing
 
-logger = logging.getLogger(__name__)
+_STOPPED = "The run was interrupted."
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ class Runner:
             with display, stop:
                 self.executor.execute(prompt, prompt_id, extra, outputs)
         except InterruptProcessingException:
-            ended = Outcome(INTERRUPTED)
+            ended = Outcome(INTERRUPTED, problems=[_STOPPED])
         else:
             ended = self._ended(prompt)
         finally:
@@ -111,7 +111,7 @@ class Runner:
             return Outcome()
         messages = dict(self.executor.status_messages)
         if "execution_interrupted" in messages:
-            return Outcome(INTERRUPTED)
+            return Outcome(INTERRUPTED, problems=[_STOPPED])
         failure = messages.get("execution_error") or {"exception_message": "for an unknown reason"}
         with_trace = logging.getLogger().isEnabledFor(logging.DEBUG)
         return Outcome(FAILED, problems=report.execution(prompt, failure, with_trace))
