@@ -7,6 +7,7 @@ import logging
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import comfy.utils
 import execution
 import nodes
 from app import progress_hook
-from app.headless import report, settings
+from app.headless import page_tokens, report, settings
 from app.headless.display import Display
 from app.headless.events import CLIENT, Events
 from app.headless.failures import DONE, FAILED, INTERRUPTED, INVALID, UserError
@@ -77,6 +78,9 @@ class Runner:
             settings.apply(prompt, changes, nodes.NODE_CLASS_MAPPINGS)
         except UserError as err:
             return Outcome(INVALID, problems=[str(err)])
+        if workflow.prompt is None:
+            # Prompts that the page exported have been through this.
+            page_tokens.replace_in_prefixes(prompt, datetime.now())
         return self._run(prompt, workflow.page)
 
     def _run(self, prompt: dict[str, Any], page: Mapping[str, Any] | None) -> Outcome:
