@@ -1,0 +1,1 @@
+"""Routes that only the page shipped with the program should use."""
