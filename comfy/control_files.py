@@ -16,11 +16,23 @@ from comfy.unet_detection import Shapes, count_blocks, shapes_under
 _PREFIX = "control_model."
 _MARK = "zero_convs.0.0.weight"
 _DIFFUSERS_MARK = "controlnet_cond_embedding.conv_in.weight"
+_UNION_MARK = "control_add_embedding.linear_1.bias"
 _LORA_MARK = "lora_controlnet"
 _DIFFERENCE = "difference"
 _UNSUPPORTED = {
     "controlnet_blocks.0.weight": "a ControlNet for a transformer (Flux, SD 3, Qwen-Image)",
-    "control_add_embedding.linear_1.bias": "a union ControlNet",
+}
+_UNION_PARTS = (
+    "control_add_embedding.",
+    "task_embedding",
+    "transformer_layes.",
+    "spatial_ch_projs.",
+)
+_UNION_NAMES = {
+    ".linear_1.": ".0.",
+    ".linear_2.": ".2.",
+    ".in_proj_weight": ".in_proj.weight",
+    ".in_proj_bias": ".in_proj.bias",
 }
 
 
@@ -66,7 +78,8 @@ def recognise(sd: Mapping[str, torch.Tensor]) -> ControlFile | None:
     if _DIFFUSERS_MARK in sd:
         config = unet_detection.diffusers_input_side_config(shapes_under(sd, ""))
         found = to_original_names(sd, config)
-        return ControlFile({**config, **hint_config(found)}, found)
+        union = {"union": union_config(found)} if _UNION_MARK in sd else {}
+        return ControlFile({**config, **hint_config(found), **union}, found)
     return None
 
 
@@ -77,6 +90,26 @@ def hint_config(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     while (first := f"{4 * len(widths)}.weight") in shapes:
         widths.append(shapes[first][0])
     return {"hint_channels": shapes["0.weight"][1], "hint_widths": widths}
+
+
+def union_config(state: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Numbers of what a union ControlNet has besides; see `comfy.cldm.union.Union`."""
+    shapes = shapes_under(state, "union.")
+    types = shapes["task_embedding"][0]
+    return {
+        "types": types,
+        "type_width": shapes["control_add_embedding.0.weight"][1] // types,
+        "depth": count_blocks(shapes, "transformer_layes.{}."),
+    }
+
+
+def _union_name(key: str) -> str:
+    """Where a tensor of a union ControlNet is here, where its parts stand together."""
+    if not key.startswith(_UNION_PARTS):
+        return key
+    for theirs, ours in _UNION_NAMES.items():
+        key = key.replace(theirs, ours)
+    return f"union.{key}"
 
 
 def to_original_names(
@@ -100,4 +133,4 @@ def to_original_names(
     for theirs, ours in pairs.items():
         for kind in ("weight", "bias"):
             names[f"{theirs}.{kind}"] = f"{ours}.{kind}"
-    return {names.get(key, key): tensor for key, tensor in sd.items()}
+    return {names.get(key) or _union_name(key): tensor for key, tensor in sd.items()}

@@ -10,13 +10,14 @@ section 3.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 import comfy.ops
+from comfy.cldm.union import Union
 from comfy.ldm.modules.diffusionmodules.openaimodel import (
     TimestepEmbedSequential,
     forward_timestep_embed,
@@ -50,6 +51,7 @@ class ControlNet(TimeEmbedding):
     Args:
         hint_channels: Of the hint picture.
         hint_widths: See `HINT_WIDTHS`.
+        union: types, type_width and depth of a `Union`; None for a net of one type.
         image_size: As in `openaimodel.UNetModel`, like all others.
         in_channels: See there.
         model_channels: See there.
@@ -93,6 +95,7 @@ class ControlNet(TimeEmbedding):
         dropout: float = 0.0,
         attn_precision: torch.dtype | None = None,
         hint_widths: Sequence[int] = HINT_WIDTHS,
+        union: Mapping[str, int] | None = None,
         dtype: torch.dtype | None = None,
         device: Any = None,
         operations: Any = comfy.ops.disable_weight_init,
@@ -104,6 +107,7 @@ class ControlNet(TimeEmbedding):
         self.dtype = dtype
         place = {"dtype": dtype, "device": device}
         no_output_side = [0] * (sum(counts) + len(counts))
+        transformer = {"context_dim": context_dim, "use_linear": use_linear_in_transformer}
         blocks = UNetBlocks(
             in_channels,
             model_channels,
@@ -111,11 +115,7 @@ class ControlNet(TimeEmbedding):
             counts,
             (transformer_depth, transformer_depth_middle, no_output_side),
             (num_heads, num_head_channels),
-            {
-                "context_dim": context_dim,
-                "use_linear": use_linear_in_transformer,
-                "attn_precision": attn_precision,
-            },
+            {**transformer, "attn_precision": attn_precision},
             dropout,
             {**place, "operations": operations},
         )
@@ -123,14 +123,24 @@ class ControlNet(TimeEmbedding):
         self.input_hint_block = TimestepEmbedSequential(
             *_hint_layers(hint_channels, hint_widths, model_channels, operations, place)
         )
-        self._build(blocks, operations, place)
+        self._build(blocks, union, operations, place)
 
-    def _build(self, blocks: UNetBlocks, operations: Any, place: dict[str, Any]) -> None:
+    def _build(
+        self,
+        blocks: UNetBlocks,
+        union: Mapping[str, int] | None,
+        operations: Any,
+        place: dict[str, Any],
+    ) -> None:
         """Make the layers, in the order of the forward pass: weights are fetched ahead in it."""
 
         def zero_conv(channels: int) -> TimestepEmbedSequential:
             return TimestepEmbedSequential(operations.Conv2d(channels, channels, 1, **place))
 
+        self.union = None
+        if union is not None:
+            width = blocks.model_channels
+            self.union = Union(**union, channels=width, operations=operations, place=place)
         inputs, widths = blocks.input_side()
         self.input_blocks = nn.ModuleList(TimestepEmbedSequential(*layers) for layers in inputs)
         middle = blocks.middle()
@@ -145,6 +155,7 @@ class ControlNet(TimeEmbedding):
         timesteps: torch.Tensor,
         context: torch.Tensor | None = None,
         y: torch.Tensor | None = None,
+        control_type: Sequence[int] = (),
         **kwargs: Any,
     ) -> dict[str, list[torch.Tensor]]:
         """Make residuals.
@@ -155,6 +166,7 @@ class ControlNet(TimeEmbedding):
             timesteps: [batch], 0 to 999.
             context: [batch, tokens, context_dim].
             y: [batch, adm_in_channels].
+            control_type: Number of the hint's type, for a union; empty to let it guess.
             **kwargs: Without effect.
 
         Returns:
@@ -162,11 +174,15 @@ class ControlNet(TimeEmbedding):
             the output side takes from the end. "middle": one, or none.
         """
         emb = self.embed(x, timesteps, y)
+        if self.union is not None:
+            emb = self.union.embed(control_type, emb)
         shown = self.input_hint_block(hint, emb, context)
         h, skips = x, []
         for block in self.input_blocks:
             h = forward_timestep_embed(block, h, emb, context)
             if shown is not None:
+                if self.union is not None:
+                    shown = self.union.mark(shown, h, control_type)
                 h, shown = h + shown, None
             skips.append(h)
         if self.middle_block is not None:

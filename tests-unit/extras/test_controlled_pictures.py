@@ -285,10 +285,7 @@ def test_file_that_holds_no_control_net_is_refused_by_what_it_is(graph: Graph, l
         load_net(*arguments, "sd15.safetensors")
 
 
-@pytest.mark.parametrize(
-    "key", ["controlnet_blocks.0.weight", "control_add_embedding.linear_1.bias"]
-)
-def test_net_of_a_kind_that_cannot_be_run_is_named(key: str, folder: Path) -> None:
-    save_file({key: torch.zeros(4)}, folder / "flux.safetensors")
+def test_net_of_a_kind_that_cannot_be_run_is_named(folder: Path) -> None:
+    save_file({"controlnet_blocks.0.weight": torch.zeros(4)}, folder / "flux.safetensors")
     with pytest.raises(RuntimeError, match=r"flux\.safetensors: not supported yet"):
         load("flux.safetensors")

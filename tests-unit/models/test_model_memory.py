@@ -183,4 +183,7 @@ def test_measuring_sees_what_a_moved_module_and_backups_cost(
         move_whole_and_keep_backups, checkpoint, patched=[layer.name for layer in patched]
     )
     backups = sum(layer.nbytes for layer in patched)
-    assert found.peak_over_baseline_bytes >= 1.95 * weight_bytes() + backups
+    least = 1.95 * weight_bytes() + backups
+    assert found.peak_over_baseline_bytes >= least
+    if found.group_peak_over_baseline_bytes is not None:
+        assert found.group_peak_over_baseline_bytes >= least

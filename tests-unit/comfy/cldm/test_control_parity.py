@@ -70,12 +70,12 @@ def inputs(height: int, width: int) -> dict[str, torch.Tensor]:
     }
 
 
-def run(ours: ControlNet, given: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+def run(ours: ControlNet, given: dict[str, torch.Tensor], **more: Any) -> list[torch.Tensor]:
     y = None
     if ours.label_emb is not None:
         times = timestep_embedding(given["time_ids"].flatten(), TIME_WIDTH)
         y = torch.cat([given["pooled"], times.unflatten(0, (2, TIME_IDS)).flatten(1)], dim=1)
-    found = ours(given["x"], given["hint"], given["t"], given["context"], y)
+    found = ours(given["x"], given["hint"], given["t"], given["context"], y, **more)
     return [*found["output"], *found["middle"]]
 
 
@@ -133,3 +133,65 @@ def test_published_file_has_all_keys_and_no_others() -> None:
     shapes = {key: tuple(tensor.shape) for key, tensor in ours.state_dict().items()}
     assert shapes == {key: tuple(tensor.shape) for key, tensor in found.state.items()}
     assert (found.config["hint_channels"], found.is_difference) == (3, False)
+
+
+# -- unions ----------------------------------------------------------------------------------------
+
+TYPES = 6
+
+
+def union_pair() -> tuple[ControlNet, Any]:
+    """Ours and theirs of a net for several types of hints."""
+    width = THEIRS["sdxl"]["block_out_channels"][0]
+    theirs = with_random_weights(
+        diffusers.ControlNetUnionModel(
+            cross_attention_dim=CONTEXT,
+            conditioning_embedding_out_channels=HINT_WIDTHS,
+            num_control_type=TYPES,
+            num_trans_channel=width,
+            num_trans_layer=2,
+            num_proj_channel=width,
+            **THEIRS["sdxl"],
+        )
+    )
+    # As it is, theirs attends along the batch, and pictures of one batch change each other.
+    for layer in theirs.transformer_layes:
+        layer.attn.batch_first = True
+    found = control_files.recognise(theirs.state_dict())
+    assert found is not None
+    assert found.config["union"] == {"types": TYPES, "type_width": TIME_WIDTH, "depth": 2}
+    ours = ControlNet(**found.config, **HEADS["sdxl"], device="meta").eval()
+    ours.load_state_dict(found.state, assign=True)
+    return ours, theirs
+
+
+@pytest.mark.parametrize("kind", [0, 4])
+@torch.inference_mode()
+def test_residuals_of_a_union_are_those_of_diffusers(kind: int) -> None:
+    ours, theirs = union_pair()
+    given = inputs(8, 8)
+    shown = torch.zeros(2, TYPES)
+    shown[:, kind] = 1.0
+    found = theirs(
+        given["x"],
+        given["t"],
+        given["context"],
+        [given["hint"]],
+        control_type=shown,
+        control_type_idx=[kind],
+        added_cond_kwargs={"text_embeds": given["pooled"], "time_ids": given["time_ids"]},
+    )
+    wanted = [*found.down_block_res_samples, found.mid_block_res_sample]
+    for got, each in zip(run(ours, given, control_type=[kind]), wanted, strict=True):
+        assert relative_difference(got, each) <= 1e-4
+
+
+@torch.inference_mode()
+def test_type_counts_and_a_union_may_be_told_none_but_not_two() -> None:
+    ours, _ = union_pair()
+    given = inputs(8, 8)
+    made = [run(ours, given, control_type=kind) for kind in ([], [1], [2])]
+    for one, other in (0, 1), (1, 2):
+        assert relative_difference(made[one][-1], made[other][-1]) > 1e-3
+    with pytest.raises(ValueError, match="shown one picture and told 2 types"):
+        run(ours, given, control_type=[1, 2])
