@@ -64,7 +64,8 @@ class LoadStrategyCheckpoint(io.ComfyNode):
         """Give model, text encoders and autoencoder.
 
         Raises:
-            StrategyUnavailable: If the strategy cannot be used here; the message says why.
+            FlagConflict: If a flag forbids the strategy.
+            StrategyUnavailable: If it cannot be used here; the message says why.
         """
         path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
         embeddings = folder_paths.get_folder_paths("embeddings")

@@ -18,7 +18,7 @@ import execution
 import folder_paths
 import nodes
 from comfy.loading import FileTensor, default_loader
-from comfy.loading.errors import UnknownStrategy
+from comfy.loading.errors import FlagConflict, UnknownStrategy
 from comfy_extras import memory_recording, nodes_loading
 from comfy_extras.memory_recording import Moment, Recording, Recordings, bound_of, described
 from support import narrow, node_listing
@@ -80,6 +80,15 @@ def test_choice_ends_with_the_load_even_if_that_fails(folder: Path) -> None:
     assert not any(isinstance(one, FileTensor) for one in inside.values())
     with comfy.utils.use_load_strategy("file-slice"), comfy.utils.use_load_strategy(None):
         assert comfy.utils._strategy.get() is None
+
+
+@pytest.mark.usefixtures("places")
+def test_mapping_stays_forbidden_where_the_user_forbids_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = default_loader()
+    options = dataclasses.replace(loader.options, allow_mmap=False)
+    monkeypatch.setattr(loader, "options", options)
+    with pytest.raises(FlagConflict, match="--disable-mmap"):
+        nodes_loading.LoadStrategyCheckpoint.execute("sd15.safetensors", "mmap")
 
 
 @pytest.mark.usefixtures("places")
