@@ -140,8 +140,8 @@ class InpaintModelConditioning:
             "concat_latent_image": vae.encode(_greyed(pixels, mask)),
             "concat_mask": mask,
         }
-        given = (conditioning_set_values(one, values) for one in (positive, negative))
-        return (*given, latent)
+        greyed, against = (conditioning_set_values(one, values) for one in (positive, negative))
+        return greyed, against, latent
 
 
 NODE_CLASS_MAPPINGS = {

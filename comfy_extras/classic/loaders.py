@@ -225,7 +225,7 @@ class LoraLoader:
             }
         }
 
-    RETURN_TYPES = ("MODEL", "CLIP")
+    RETURN_TYPES: tuple[str, ...] = ("MODEL", "CLIP")
     FUNCTION = "load_lora"
     CATEGORY = "loaders"
 
