@@ -35,7 +35,7 @@ class ComfyNode(SchemaNode):
         raise NotImplementedError(f"Node class {cls.__name__} has no define_schema. Write one.")
 
     @classmethod
-    def execute(cls, **kwargs: Any) -> Any:
+    def execute(cls, *args: Any, **kwargs: Any) -> Any:
         """Do the node's work; may be ``async``. Inputs come by their ids."""
         raise NotImplementedError(f"Node class {cls.__name__} has no execute. Write one.")
 

@@ -117,7 +117,7 @@ class LoadImage:
         return {"required": {"image": (_input_pictures(), {"image_upload": True})}}
 
     CATEGORY = "image"
-    RETURN_TYPES = ("IMAGE", "MASK")
+    RETURN_TYPES: tuple[str, ...] = ("IMAGE", "MASK")
     FUNCTION = "load_image"
 
     def load_image(self, image: str) -> tuple[torch.Tensor, torch.Tensor]:

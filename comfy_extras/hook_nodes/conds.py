@@ -148,9 +148,16 @@ class PairConditioningSetPropertiesAndCombine:
         timesteps: Range | None = None,
     ) -> tuple[Conditioning, ...]:
         """See `comfy.hooks.set_conds_props_and_combine`."""
-        how = (strength, set_cond_area, mask, hooks, timesteps)
-        pairs = [positive, negative], [positive_NEW, negative_NEW]
-        return tuple(comfy.hooks.set_conds_props_and_combine(*pairs, *how))
+        combined = comfy.hooks.set_conds_props_and_combine(
+            [positive, negative],
+            [positive_NEW, negative_NEW],
+            strength,
+            set_cond_area,
+            mask,
+            hooks,
+            timesteps,
+        )
+        return tuple(combined)
 
 
 class ConditioningSetDefaultCombine:
