@@ -28,7 +28,7 @@ EXPECTED: dict[str, list[Seen]] = {
     "custom_sampler": [(WHOLE, "green circle on white")],
     "two_prompts_areas": [],
 }
-HALVES = [((0, 0, 60, 64), "red circle on white"), ((68, 0, 128, 64), "blue square on white")]
+HALVES = [((0, 0, 60, 64), "yellow circle on black"), ((68, 0, 128, 64), "green square on black")]
 
 
 def words(seen: Reading) -> str:
