@@ -247,7 +247,10 @@ class ModelPatcher(PatcherLoading, OptionSetters):
             path = key.rpartition(".")[0]
             layer = get_attr(self.model, path) if path else self.model
             widen = getattr(layer, f"convert_{key.rpartition('.')[2]}", None) or as_it_is
-            found[key] = [(sources.get(key, value), widen), *self.patches.get(key, ())]
+            # One that was patched by itself, without a load, is in the backup.
+            kept = self.backup.get(key)
+            stored = sources.get(key, value if kept is None else kept.weight)
+            found[key] = [(stored, widen), *self.patches.get(key, ())]
         return found
 
     def model_state_dict(self, filter_prefix: str | None = None) -> dict[str, Any]:

@@ -106,6 +106,17 @@ def test_patch_of_a_part_of_a_weight_is_applied_there(
     assert torch.equal(got[:20], before[:20])
 
 
+def test_weight_that_was_patched_by_itself_is_not_patched_twice(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    patcher = checkpoint.patcher(device=CPU)
+    patcher.add_patches({KEY: (random(*SHAPE),)})
+    patcher.patch_weight_to_device(KEY)
+    got = saved(patcher, tmp_path)[KEY]
+    assert torch.equal(got, (checkpoint.values[KEY].float() + random(*SHAPE)).half())
+    assert torch.equal(got, patcher.model.blocks[1].weight)
+
+
 def test_patch_may_give_a_weight_another_shape(checkpoint: Checkpoint, tmp_path: Path) -> None:
     patcher = checkpoint.patcher(device=CPU)
     change = random(WIDTH, WIDTH + 8)
