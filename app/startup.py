@@ -95,7 +95,7 @@ def set_folders(flags: Any) -> None:
         flags: The parsed command line.
 
     Raises:
-        OSError: A file of --extra-model-paths-config cannot be read.
+        OSError: A file of --extra-model-paths-config cannot be read, or the input folder not made.
         ValueError: It, or ``extra_model_paths.yaml``, has a wrong form.
         yaml.YAMLError: It is no YAML.
     """
@@ -108,6 +108,8 @@ def set_folders(flags: Any) -> None:
         folder_paths.set_output_directory(os.path.abspath(flags.output_directory))
     if flags.input_directory:
         folder_paths.set_input_directory(os.path.abspath(flags.input_directory))
+        # Nodes list it when they are loaded; the usual one is made by folder_paths.
+        os.makedirs(folder_paths.get_input_directory(), exist_ok=True)
     if flags.user_directory:
         folder_paths.set_user_directory(os.path.abspath(flags.user_directory))
     if flags.temp_directory:
@@ -171,4 +173,4 @@ def prepare(parser: Any, flags: Any) -> None:
     try:
         set_folders(flags)
     except (OSError, ValueError, yaml.YAMLError) as err:
-        refuse(f"the folders of models could not be read: {err}")
+        refuse(f"the folders could not be set up: {err}")

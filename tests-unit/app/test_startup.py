@@ -72,6 +72,7 @@ def test_folders_of_flags_are_taken_and_saved_models_can_be_chosen(
     startup.set_folders(flags(**{f"{name}_directory": str(tmp_path / name) for name in names}))
     assert folder_paths.get_output_directory() == str(tmp_path / "output")
     assert folder_paths.get_input_directory() == str(tmp_path / "input")
+    assert (tmp_path / "input").is_dir()
     assert folder_paths.get_user_directory() == str(tmp_path / "user")
     assert folder_paths.get_temp_directory() == str(tmp_path / "temp" / "temp")
     for key, name in (
