@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from api_server.utils.safe_paths import below, inside
+from utils.safe_paths import below, inside
 
 
 @pytest.fixture
@@ -102,5 +102,5 @@ def test_the_top_of_the_disk_has_everything_inside() -> None:
 
 def test_a_colon_names_a_stream_on_windows(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert inside(str(root), "notes.txt:hidden") is not None
-    monkeypatch.setattr("api_server.utils.safe_paths.os.name", "nt")
+    monkeypatch.setattr("utils.safe_paths.os.name", "nt")
     assert inside(str(root), "notes.txt:hidden") is None
