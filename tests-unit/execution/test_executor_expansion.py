@@ -195,7 +195,10 @@ def test_a_cycle_that_grows_is_told_of_the_node_that_made_it(graphs: Graphs, reg
     assert "first" in graphs.error()["exception_message"]
 
 
-def test_a_graph_that_waits_for_its_own_consumer_is_a_cycle(graphs: Graphs, register: Any) -> None:
+@pytest.mark.parametrize("shown", ["e", "after"])
+def test_a_graph_that_waits_for_its_own_consumer_is_a_cycle(
+    graphs: Graphs, register: Any, shown: str
+) -> None:
     def build(graph: GraphBuilder, value: Any) -> list[Any]:
         return [graph.node("Keep", value=["after", 0]).out(0)]
 
@@ -203,7 +206,7 @@ def test_a_graph_that_waits_for_its_own_consumer_is_a_cycle(graphs: Graphs, regi
     prompt = {
         "e": node("Expands", value=1),
         "after": node("Keep", value=["e", 0]),
-        "show": node("Show", value=["after", 0]),
+        "show": node("Show", value=[shown, 0]),
     }
     assert not graphs.run(prompt)
     assert graphs.error()["node_id"] == "e"

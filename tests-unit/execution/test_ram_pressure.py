@@ -229,6 +229,7 @@ def test_memory_beside_a_model_at_home_does_not_drop_the_model(
     graphs.run({"show": node("Show", value=0)})
     cache = graphs.executor.caches.outputs
     assert isinstance(cache, RAMPressureCache)
+    cache._next_poll = 0
     cache.poll(ram_headroom=MORE_THAN_THERE_IS)
     before = _bytes_read()
     assert graphs.run(second)
