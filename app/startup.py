@@ -140,7 +140,8 @@ def end_quietly_on_signals() -> None:
     """Let Ctrl-C and SIGTERM end the start with a status of its own, not with a traceback."""
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(INTERRUPTED)
+        # No exception: whoever loads packs takes all that they raise for theirs.
+        os._exit(INTERRUPTED)
 
     signal.signal(signal.SIGINT, leave)
     signal.signal(signal.SIGTERM, leave)

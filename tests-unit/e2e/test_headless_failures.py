@@ -54,6 +54,17 @@ def test_what_is_no_workflow_is_refused_before_anything_is_loaded(
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent as POSIX does")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_start_is_ended_at_once(program: Program, number: signal.Signals) -> None:
+    process = program.start("--run", EXAMPLE, "--vram-headroom=1")
+    assert process.stderr is not None
+    assert "--vram-headroom" in process.stderr.readline()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "")
+
+
 # -- invalid prompts -------------------------------------------------------------------------------
 
 
