@@ -24,6 +24,7 @@ from comfy_extras.classic import (
     latent_transforms,
     loaders,
     sampling,
+    vision,
 )
 from comfy_extras.classic.sampling import common_ksampler as common_ksampler
 from node_helpers import MAX_RESOLUTION as MAX_RESOLUTION
@@ -39,6 +40,7 @@ _ROOMS = (
     inpainting,
     image_files,
     images,
+    vision,
 )
 
 NODE_CLASS_MAPPINGS: dict[str, type[Any]] = {}
