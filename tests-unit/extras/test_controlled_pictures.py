@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,42 @@ def test_weights_come_home_once_for_a_run_and_go_back_to_their_file(
     comfy.model_management.unload_all_models()
     parameters = list(net.control_model.parameters())
     assert all(isinstance(one, FileTensor) and one.is_in_file for one in parameters)
+
+
+def test_device_too_small_for_both_networks_draws_the_same(small_device: SimulatedDevice) -> None:
+    on_device = Graph("sd15.safetensors")
+    net = load()
+    wanted = on_device.sample(controlled(on_device.prompts, net))
+    both = on_device.model.loaded_size() + net.control_model_wrapped.loaded_size()
+    comfy.model_management.unload_all_models()
+    small_device.capacity_bytes = small_device.allocated_bytes + int(0.8 * both)
+    made = on_device.sample(controlled(on_device.prompts, net))
+    # Near, not equal: prompts may go through the networks one by one.
+    assert is_near(made, wanted)
+    loaded = on_device.model.loaded_size() + net.control_model_wrapped.loaded_size()
+    assert 0 < loaded < both
+    assert small_device.refusals == 0
+
+
+def test_control_lora_leaves_the_unet_s_weights_where_they_are(
+    small_device: SimulatedDevice, folder: Path
+) -> None:
+    unet = load_file(folder / "sd15.safetensors")
+    own = {k: v for k, v in narrow_control.control_state().items() if UNET + k not in unet}
+    state = {**own, "lora_controlnet": torch.zeros(0)}
+    save_file(state, folder / "bare_lora.safetensors")
+    on_device = Graph("sd15.safetensors")
+    plain = on_device.sample()
+    at_home = {id(one): one.device for one in on_device.model.model.parameters()}
+    made = on_device.sample(controlled(on_device.prompts, load("bare_lora.safetensors")))
+    assert not is_near(made, plain)
+    assert {id(one): one.device for one in on_device.model.model.parameters()} == at_home
+    assert set(at_home.values()) == {small_device.device}
+    assert torch.equal(on_device.sample(), plain)
+    before = small_device.allocated_bytes
+    on_device.sample(controlled(on_device.prompts, load("bare_lora.safetensors")))
+    gc.collect()
+    assert small_device.allocated_bytes <= before + (1 << 20)
 
 
 def test_net_of_differences_is_the_net_that_they_differ_from(
