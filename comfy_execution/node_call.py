@@ -118,23 +118,22 @@ async def call_over_lists(
     """Call a node's function for each element of its argument lists.
 
     Args:
-        prompt_id: Of the prompt, for whoever asks for the executing context.
-        unique_id: Of the node.
+        prompt_id, unique_id: Of the prompt and the node, for the executing context.
         obj: An instance, or the class for class methods.
-        input_data_all: The argument lists; of shorter ones the last element is used again. With
-            ``INPUT_IS_LIST`` there is one call with whole lists.
+        input_data_all: The argument lists; of shorter ones the last element is used again.
+            ``INPUT_IS_LIST``: one call, with whole lists.
         func: Name of the function; it may be async.
         allow_interrupt: Ask before each call whether the user wants to stop.
         execution_block_cb: Makes a call's result of a blocker among its arguments.
-        pre_execute_cb: Told the call's number before it is made.
-        v3_data: As `get_input_data` returns it.
+        pre_execute_cb: Gets the call's number before it is made.
+        v3_data: See `get_input_data`.
 
     Returns:
         Per call what the function returned, or its task if it did not end at once.
 
     Raises:
         InterruptProcessingException: The user wants to stop.
-        ValueError: A list is empty while another is not.
+        ValueError: A list is empty, another is not.
     """
     call = _bound(obj, func, v3_data or {})
     takes_lists = bool(getattr(obj, "INPUT_IS_LIST", False))
