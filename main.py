@@ -6,6 +6,7 @@ torch, and with it the core and the nodes.
 
 from __future__ import annotations
 
+import os
 import sys
 
 import comfy.options
@@ -28,6 +29,8 @@ _NO_SERVER = (
 def _before_torch() -> Workflow | None:
     """Do what has to precede torch; a workflow that cannot be read ends the program early."""
     startup.end_quietly_on_signals()
+    if args.run is None and args.set:
+        startup.refuse("--set changes the workflow of --run, and there is no --run.", FAILED)
     if args.run is None and not args.quick_test_for_ci:
         startup.refuse(_NO_SERVER, FAILED)
     workflow = None
@@ -54,9 +57,13 @@ from app.headless.run import Outcome, Runner, load_nodes  # noqa: E402
 
 def _tell(outcome: Outcome) -> None:
     """Write paths to standard output, one a line, and problems to standard error."""
-    for path in outcome.files:
-        _RESULTS.write(f"{path}\n")
-    _RESULTS.flush()
+    try:
+        for path in outcome.files:
+            _RESULTS.write(f"{path}\n")
+        _RESULTS.flush()
+    except BrokenPipeError:
+        # Whoever read them has read enough; the files are there all the same.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _RESULTS.fileno())
     for line in outcome.problems:
         sys.stderr.write(f"{line}\n")
 

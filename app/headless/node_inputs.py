@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.headless.failures import UserError
+
 _PLAIN = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 _SEEDS = ("seed", "noise_seed")
@@ -80,8 +82,17 @@ def inputs_of(node_class: Any) -> list[Declared]:
 
     Args:
         node_class: A classic or a schema-style node class.
+
+    Raises:
+        UserError: If the class cannot tell; that is its pack's fault.
     """
-    sections = node_class.INPUT_TYPES()
+    try:
+        sections = node_class.INPUT_TYPES()
+    except Exception as err:
+        raise UserError(
+            f"The node {node_class.__name__} cannot tell which inputs it has: "
+            f"{type(err).__name__}: {err}. Its pack is at fault."
+        ) from err
     return [one for part in ("required", "optional") for one in declared(sections.get(part) or {})]
 
 

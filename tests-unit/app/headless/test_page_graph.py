@@ -298,6 +298,17 @@ def test_a_node_of_no_known_class_keeps_its_wires_for_validation_to_tell_of_it()
     assert convert([a_node(1, "Loader"), node], [LINK])["3"]["inputs"] == {"x": ["1", 0]}
 
 
+def test_a_class_that_cannot_tell_its_inputs_is_named() -> None:
+    class Broken:
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            raise OSError("no such folder")
+
+    page = {"nodes": [a_node(1, "Broken")], "links": []}
+    with pytest.raises(UserError, match="Broken cannot tell which inputs it has: OSError: no such"):
+        to_prompt(page, {"Broken": Broken}, {})
+
+
 @pytest.mark.parametrize(
     "page",
     [{"nodes": [{"type": "Save"}]}, {"nodes": [1]}, {"nodes": [], "links": [[1]]}],
