@@ -134,4 +134,8 @@ def weights_of_vae(vae: Any) -> dict[str, torch.Tensor]:
         RuntimeError: If there is none; see `comfy.vae.VAE.throw_exception_if_invalid`.
     """
     vae.throw_exception_if_invalid()
-    return merged_weights(vae.patcher)
+    patcher = getattr(vae, "patcher", None)
+    if patcher is None:  # one of a pack's own kind
+        own: dict[str, torch.Tensor] = vae.get_sd()
+        return own
+    return merged_weights(patcher)
