@@ -237,7 +237,8 @@ class ControlBase:
         if not self.is_awake(float(t[0])):
             return before
         own = self.residuals(x_noisy, t, cond, batched_number)
-        return self.control_merge(own, before, x_noisy.dtype)
+        # As they are: the network that takes them knows in which dtype it computes.
+        return self.control_merge(own, before, None)
 
     def residuals(
         self, x_noisy: torch.Tensor, t: torch.Tensor, cond: Mapping[str, Any], batched_number: int
@@ -293,7 +294,8 @@ class ControlBase:
         for name, own in control.items():
             for index, residual in enumerate(own):
                 if residual is not None:
-                    residual = self._weighted(residual, len(own) - index).to(output_dtype)
+                    residual = self._weighted(residual, len(own) - index)
+                    residual = residual.to(dtype=output_dtype)
                 merged[name].append(residual)
         for name, earlier in (control_prev or {}).items():
             sums = merged[name]

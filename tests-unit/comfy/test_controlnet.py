@@ -86,6 +86,14 @@ def test_merging_leaves_the_residuals_as_they_are() -> None:
     assert given.unique().tolist() == [1.0]
 
 
+def test_residuals_keep_their_dtype_unless_another_is_wanted() -> None:
+    given = torch.ones(1, 1, 2, 2, dtype=torch.float16)
+    kept = ControlBase().control_merge({"output": [given]}, None, None)["output"][0]
+    assert (kept.dtype, kept is given) == (torch.float16, True)
+    other = ControlBase().control_merge({"output": [given]}, None, torch.float32)["output"][0]
+    assert other.dtype == torch.float32
+
+
 def test_copy_has_the_network_and_settings_of_its_own(tmp_path: Path) -> None:
     net = comfy.controlnet.load_controlnet_state_dict(_published(tmp_path))
     assert isinstance(net, comfy.controlnet.ControlNet)
