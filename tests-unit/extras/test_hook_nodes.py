@@ -106,6 +106,7 @@ def test_hooks_follow_those_before_them() -> None:
     (nothing,) = node.create_hook("lora.safetensors", 0.0, 0.0)
     assert len(nothing) == 0
     (joined,) = create.CombineHooks4().combine_hooks(hooks_B=both, hooks_D=first)
+    assert joined is not None
     assert joined.hooks == both.hooks
     assert create.CombineHooks8().combine_hooks() == (None,)
 
@@ -161,7 +162,7 @@ def test_keyframes_are_made_of_numbers(given: Any, wanted: list[float] | None) -
 def test_keyframes_of_no_numbers_are_refused() -> None:
     node = keyframes.CreateHookKeyframesFromFloats()
     with pytest.raises(TypeError, match="list of numbers, not str"):
-        node.create_hook_keyframes("0.5", 0.0, 1.0)
+        node.create_hook_keyframes("0.5", 0.0, 1.0)  # type: ignore[arg-type]
 
 
 def cond(value: float) -> list[Any]:
