@@ -161,6 +161,19 @@ def test_features_of_odd_sizes_are_those_of_a_unet_that_rounds_up(kind: str, fol
     assert sizes <= {(9, 11), (5, 6), (3, 3), (2, 2)}
 
 
+def test_hint_is_resized_once_for_each_size_and_cut_around_its_centre() -> None:
+    net = ControlBase()
+    picture = torch.zeros(1, 3, 32, 64)
+    picture[..., 16:48] = 1.0
+    net.set_cond_hint(picture)
+    first = net.resized_hint(torch.zeros(2, 4, 4, 4))
+    assert (first.shape, float(first.min())) == ((1, 3, 32, 32), 1.0)
+    assert net.resized_hint(torch.zeros(2, 4, 4, 4)) is first
+    assert net.resized_hint(torch.zeros(2, 4, 2, 6)).shape == (1, 3, 16, 48)
+    net.hint_multiple = 64
+    assert net.resized_hint(torch.zeros(2, 4, 9, 4)).shape == (1, 3, 128, 64)
+
+
 def test_missing_picture_is_told() -> None:
     with pytest.raises(ValueError, match="was given no picture"):
         ControlBase().resized_hint(torch.zeros(1, 4, 8, 8))
