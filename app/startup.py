@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import yaml
 
 import folder_paths
+from app.logger import setup_logger
 from comfy.cli_unused import explanations
 from utils.extra_config import load_extra_path_config
 
@@ -167,7 +168,11 @@ def prepare(parser: Any, flags: Any) -> None:
     Raises:
         SystemExit: If a file of folders cannot be used.
     """
-    set_up_log(flags.verbose, flags.log_stdout)
+    if flags.run is None:
+        # Pages show what the terminal shows.
+        setup_logger(flags.verbose, flags.log_stdout)
+    else:
+        set_up_log(flags.verbose, flags.log_stdout)
     for sentence in explanations(parser, flags, has_server=flags.run is None):
         logger.warning("%s", sentence)
     set_environment(flags)

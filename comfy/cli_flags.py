@@ -295,6 +295,7 @@ _NODES = Group(
             "--disable-partner-nodes",
             help="Load no API nodes, and let the page call no other server.",
         ),
+        _switch("--offline", help="Let the page call no other server."),
         _switch("--enable-manager", help="Use the package comfyui_manager."),
         _one_of(
             _switch("--disable-manager-ui", help="Run the manager's tasks, without its pages."),
@@ -326,7 +327,6 @@ _NEWER = Group(
         *(
             _switch(f"--{name}", help=argparse.SUPPRESS)
             for name in (
-                "offline",
                 "date-based-output",
                 "list-feature-flags",
                 "enable-assets",
@@ -352,7 +352,7 @@ _NEWER = Group(
         _value("--feature-flag", action="append", default=[], help=argparse.SUPPRESS),
         _value("--vram-headroom", type=float, help=argparse.SUPPRESS),
     ),
-    description="Flags of newer ComfyUI versions are accepted: --offline, --enable-assets, "
+    description="Flags of newer ComfyUI versions are accepted: --enable-assets, --high-ram, "
     "--fast-disk, --vram-headroom and others.",
 )
 

@@ -12,7 +12,6 @@ _KERNELS = "this program has no such kernels"
 _SERVER = "it is for the web server, and --run starts none"
 
 WITHOUT_EFFECT: dict[str, str] = {
-    "offline": "this program opens no connection of its own accord",
     "date_based_output": "put %year%-%month%-%day% into the file name's prefix instead",
     "date_output_format": "put %year%-%month%-%day% into the file name's prefix instead",
     "list_feature_flags": "it is a newer program's",
@@ -36,7 +35,6 @@ WITHOUT_EFFECT: dict[str, str] = {
     "fp16_intermediates": "pictures between nodes are fp32",
     "debug_hang": "it is a newer program's",
     "disable_ipex_optimize": "models are never rewritten by IPEX",
-    "disable_api_nodes": "no API nodes ship with this program",
     "comfy_api_base": "no API nodes ship with this program",
     "database_url": "nothing is kept in a database",
 }
@@ -60,6 +58,8 @@ WITHOUT_SERVER: dict[str, str] = dict.fromkeys(
         "disable_manager_ui",
         "enable_manager_legacy_ui",
         "default_hashing_function",
+        "offline",
+        "disable_api_nodes",
     ),
     _SERVER,
 )

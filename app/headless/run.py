@@ -24,6 +24,8 @@ from app.headless.failures import DONE, FAILED, INTERRUPTED, INVALID, UserError
 from app.headless.page_graph import to_prompt
 from app.headless.stopping import StopSignals
 from app.headless.workflow_file import Workflow
+from app.node_loading import load_extra_nodes
+from app.worker import cache_type
 from comfy.cli_args import args
 from comfy.interrupts import InterruptProcessingException, interrupt_current_processing
 
@@ -61,7 +63,7 @@ class Runner:
         self.events = Events()
         self.executor = execution.PromptExecutor(
             self.events,
-            cache_type=_cache_type(),
+            cache_type=cache_type(),
             cache_args={"lru": args.cache_lru, "ram": args.cache_ram},
         )
         progress_hook.install(self.events)
@@ -148,25 +150,8 @@ def _titles(prompt: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
-def _cache_type() -> execution.CacheType:
-    """The cache that the flags ask for; what is kept matters if one process runs several."""
-    if args.cache_lru > 0:
-        return execution.CacheType.LRU
-    if args.cache_ram > 0:
-        return execution.CacheType.RAM_PRESSURE
-    if args.cache_none:
-        return execution.CacheType.NONE
-    return execution.CacheType.CLASSIC
-
-
 def load_nodes() -> None:
     """Load the extra nodes, and the packs unless the flags say otherwise."""
-    asyncio.run(
-        nodes.init_extra_nodes(
-            init_custom_nodes=not args.disable_all_custom_nodes
-            or bool(args.whitelist_custom_nodes),
-            init_api_nodes=not args.disable_api_nodes,
-        )
-    )
+    asyncio.run(load_extra_nodes())
     # The display shows progress; bars of single nodes would be drawn over it.
     comfy.utils.set_progress_bar_enabled(False)

@@ -30,13 +30,6 @@ def trouble(deed: str) -> dict[str, Any]:
 # -- before torch is imported ----------------------------------------------------------------------
 
 
-def test_without_a_workflow_it_is_said_that_there_is_no_server_yet(program: Program) -> None:
-    ended = program.run()
-    assert (ended.status, ended.out) == (2, "")
-    assert "server is not part of this version" in ended.err
-    assert "--run workflow.json" in ended.err
-
-
 @pytest.mark.parametrize(
     ("text", "told"),
     [("{", "is no JSON"), ("{}", "holds no workflow"), (None, "cannot be read: No such file")],

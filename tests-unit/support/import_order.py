@@ -10,7 +10,7 @@ from pathlib import Path
 
 LOADING_MAY_USE = {"torch", "numpy", "safetensors", "psutil", "comfy_aimdo", "comfy"}
 # May be missing, so they are imported where they are used.
-OPTIONAL = {"av", "comfy_aimdo", "spandrel"}
+OPTIONAL = {"av", "comfy_aimdo", "comfyui_manager", "spandrel"}
 # The order would allow these.
 NEVER = {("ldm", "model_patcher"), ("text_encoders", "model_patcher"), ("comfy_extras", "server")}
 
