@@ -26,9 +26,12 @@ def inside(root: str, *parts: str) -> str | None:
     if path is None:
         return None
     real_root = os.path.realpath(root)
-    if os.path.commonpath([real_root, os.path.realpath(path)]) != real_root:
+    try:
+        shared = os.path.commonpath([real_root, os.path.realpath(path)])
+    except ValueError:
+        # Two drives share nothing.
         return None
-    return path
+    return path if shared == real_root else None
 
 
 def below(root: str, *parts: str) -> str | None:
