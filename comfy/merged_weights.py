@@ -157,7 +157,9 @@ def _is_by_element(patch: Patch, shape: torch.Size) -> bool:
     if isinstance(value, WeightAdapterBase):
         return False
     kind, contents = ("diff", value) if len(value) == 1 else (value[0], value[1])
-    return kind in ("diff", "set") and len(contents) == 1 and contents[0].shape == shape
+    if kind not in ("diff", "set") or len(contents) != 1:
+        return False
+    return contents[0] is None or contents[0].shape == shape
 
 
 def _rows_of(patch: Patch, rows: slice) -> Patch:
@@ -167,8 +169,8 @@ def _rows_of(patch: Patch, rows: slice) -> Patch:
         (weight, widen), *inner = value
         value = [(weight[rows], widen), *(_rows_of(one, rows) for one in inner)]
     elif len(value) == 1:
-        value = (value[0][rows],)
-    else:
+        value = (None if value[0] is None else value[0][rows],)
+    elif value[1][0] is not None:
         value = (value[0], (value[1][0][rows],))
     return (strength, value, *more)
 

@@ -1,8 +1,8 @@
 """What a patch of a weight is, whether it fits, and how it is applied.
 
 A value is an adapter; ("diff", (tensor[, {"pad_weight": bool}])); (tensor,), the same; ("set",
-(tensor,)); or ("model_as_lora", (tensor,)), the weight of another model. All work in place where
-the weight's shape stays.
+(tensor,)); or ("model_as_lora", (tensor,)), the weight of another model. A difference that is None
+changes nothing: the weight is only scaled. All work in place where the weight's shape stays.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ def _misfit(value: Any, weight: torch.Tensor) -> str | None:
     kind, contents = _unpacked(value)
     if kind not in _KINDS:
         return f"the unknown kind {kind!r}"
+    if kind == "diff" and contents[0] is None:
+        return None
     shape = tuple(contents[0].shape)
     if kind == "diff" and len(contents) > 1 and contents[1].get("pad_weight"):
         return None if can_grow(weight, shape) else f"shape {shape}"
@@ -129,7 +131,11 @@ def apply(value: Any, weight: torch.Tensor, terms: Terms) -> torch.Tensor:
     return _KINDS[kind](weight, contents[0], terms)
 
 
-def _add_difference(weight: torch.Tensor, difference: torch.Tensor, terms: Terms) -> torch.Tensor:
+def _add_difference(
+    weight: torch.Tensor, difference: torch.Tensor | None, terms: Terms
+) -> torch.Tensor:
+    if difference is None:
+        return weight
     if difference.shape != weight.shape:
         weight = pad_to(weight, difference.shape)
     if terms.strength == 0.0:
@@ -159,7 +165,7 @@ def _add_model(weight: torch.Tensor, other: torch.Tensor, terms: Terms) -> torch
 
 
 # Kind of a patch that is a tuple -> how it is applied.
-_KINDS: dict[str, Callable[[torch.Tensor, torch.Tensor, Terms], torch.Tensor]] = {
+_KINDS: dict[str, Callable[[torch.Tensor, Any, Terms], torch.Tensor]] = {
     "diff": _add_difference,
     "set": _replace,
     "model_as_lora": _add_model,

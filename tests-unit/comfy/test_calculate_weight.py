@@ -51,6 +51,12 @@ def test_difference_is_added_times_strength(form: Any) -> None:
     assert torch.equal(difference, random(*SHAPE, seed=1))
 
 
+@pytest.mark.parametrize("value", [(None,), ("diff", (None,))], ids=["bare", "named"])
+def test_no_difference_only_scales_the_weight(value: Any) -> None:
+    got = calculated(patch(value, 0.5, strength_model=0.25))
+    torch.testing.assert_close(got, 0.25 * random(*SHAPE))
+
+
 def test_difference_with_padding_grows_the_weight() -> None:
     difference = random(16, 15)
     got = calculated(patch(("diff", (difference, {"pad_weight": True}))))

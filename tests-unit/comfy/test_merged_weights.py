@@ -67,6 +67,8 @@ def lora(**parts: Any) -> LoRAAdapter:
 PATCHES: dict[str, Callable[[Path], Any]] = {
     "difference": lambda tmp: (random(*SHAPE),),
     "named difference": lambda tmp: ("diff", (random(*SHAPE),)),
+    "no difference": lambda tmp: (None,),
+    "no named difference": lambda tmp: ("diff", (None,)),
     "other values": lambda tmp: ("set", (random(*SHAPE),)),
     "another model": another,
     "another model as LoRA": lambda tmp: ("model_as_lora", (random(*SHAPE),)),
