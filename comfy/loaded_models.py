@@ -45,12 +45,14 @@ class LoadedModel:
         return self is other or (self.model is not None and self.model is other.model)
 
     def model_memory(self) -> int:
-        """Bytes of all its weights."""
-        return int(self.model.model_size())
+        """Bytes of all its weights; 0 once its patchers are gone."""
+        patcher = self.model
+        return 0 if patcher is None else int(patcher.model_size())
 
     def model_loaded_memory(self) -> int:
-        """Bytes of weights that are on the device."""
-        return int(self.model.loaded_size())
+        """Bytes of weights that are on the device; 0 once its patchers are gone."""
+        patcher = self.model
+        return 0 if patcher is None else int(patcher.loaded_size())
 
     def model_offloaded_memory(self) -> int:
         """Bytes of weights that are not."""

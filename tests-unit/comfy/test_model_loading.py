@@ -66,6 +66,17 @@ def test_unloading_gives_all_memory_back(checkpoint: Checkpoint, simgpu: Simulat
     assert simgpu.allocated_bytes == before
 
 
+def test_a_model_that_is_gone_has_no_bytes_at_home(checkpoint: Checkpoint) -> None:
+    patcher = checkpoint.patcher()
+    management.load_model_gpu(patcher)
+    (loaded,) = management.current_loaded_models
+    assert loaded.model_loaded_memory() == checkpoint.nbytes
+    del patcher
+    gc.collect()
+    assert loaded.model_memory() == loaded.model_loaded_memory() == 0
+    assert loaded.model_offloaded_memory() == 0
+
+
 def test_the_least_recently_used_gives_way(checkpoint: Checkpoint, simgpu: SimulatedDevice) -> None:
     first, second, third = (checkpoint.patcher() for _ in range(3))
     simgpu.capacity_bytes = simgpu.allocated_bytes + int(3.5 * checkpoint.nbytes)
