@@ -53,8 +53,8 @@ LOADING_UNITS = _list("""
     weight_file storage pages page_cache
     encodings strict_json header_table header pickle_machine pickle_names pickle_zip pickles
     shards contents
-    homes file_tensor deferred sources devices staging rings decision_table plan windows destinations
-    transfer placing mover registry strategies saving survey loader default __init__ testing
+    homes writes file_tensor deferred sources devices staging rings decision_table plan windows destinations
+    transfer placing journal mover registry strategies saving survey loader default grafted __init__ testing
     commands __main__
 """)
 

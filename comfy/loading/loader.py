@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,8 +23,9 @@ from comfy.loading.contents import (
     restride,
 )
 from comfy.loading.destinations import ReadPolicy, Want
-from comfy.loading.errors import forget_frames
+from comfy.loading.errors import LoadError, forget_frames
 from comfy.loading.hardware import HardwareProfile, default_device, probe
+from comfy.loading.journal import Journal
 from comfy.loading.mover import Mover
 from comfy.loading.options import LoadOptions, Switch, from_environ
 from comfy.loading.placing import target_dtype
@@ -85,7 +86,7 @@ class Loader:
         options = from_environ() if options is None else options
         self.registry = StrategyRegistry() if registry is None else registry
         self.files = FileTable()
-        self.mover = Mover(options.staging_bytes, self.profile)
+        self.mover = Mover(options.staging_bytes, self.profile, self.files)
         self.configure(options)
         self._run_device = None if run_device is None else torch.device(run_device)
         self._profiles: dict[tuple[torch.device, Switch], HardwareProfile] = {}
@@ -95,6 +96,11 @@ class Loader:
     def rings(self) -> Rings:
         """Ports and staging rings of all devices."""
         return self.mover.rings
+
+    @property
+    def journal(self) -> Journal:
+        """What became of each file, for pages and metrics."""
+        return self.mover.journal
 
     @property
     def run_device(self) -> torch.device:
@@ -156,6 +162,21 @@ class Loader:
             return self._describe(request, chosen)
         if request.device is not None:
             request = replace(request, device=with_index(request.device))
+        try:
+            loaded = self._open(request, chosen, cancel, progress)
+        except LoadError as err:
+            self.journal.note_failure(request.path, err)
+            raise
+        logger.info("%s", loaded.report.line())
+        return loaded
+
+    def _open(
+        self,
+        request: LoadRequest,
+        chosen: LoadOptions,
+        cancel: CancelToken | None,
+        progress: Progress | None,
+    ) -> LoadedFile:
         started = time.perf_counter()
         contents = read_contents(request.path, self.files, compat=chosen.compat)
         if request.keys is not None:
@@ -166,13 +187,14 @@ class Loader:
             facts = self._facts(contents, request, chosen, cached)
             plan = resolve(request, facts, availability(self.registry, facts, request))
             load = _Load(self, contents, request, plan, cancel, progress)
-            state, report = load.run(started, cached)
+            with self.journal.working({file.path: 0 for file in contents.files}):
+                state, report = load.run(started, cached)
         except BaseException as err:
             forget_frames(err)
             raise
         finally:
             holds.clear()
-        logger.info("%s", report.line())
+        self.journal.note_load(report, [file.path for file in contents.files])
         return LoadedFile(state, contents.metadata, plan, report)
 
     def _describe(self, request: LoadRequest, options: LoadOptions) -> LoadedFile:
@@ -248,11 +270,12 @@ class _Load:
         for file in contents.files:
             loader.mover.remember_policy(file, self._policy)
         read_before = sum(file.bytes_read for file in contents.files)
-        before = sample()
+        device = self._request.device
+        gauge = None if device is None else loader.mover.gauge(device)
+        before = sample(gauge)
         uploaded = 0
-        with PeakSampler(device_bytes=self._device_gauge()) as sampler:
+        with PeakSampler(device_bytes=gauge) as sampler:
             state = self._open()
-            device = self._request.device
             if device is not None and device.type not in ("cpu", "meta"):
                 uploaded = loader.mover.place(
                     state,
@@ -260,7 +283,7 @@ class _Load:
                     dtype=self._request.dtype,
                     staging=(self._plan.slots, self._plan.slot_bytes),
                     cancel=self._cancel,
-                    progress=self._progress,
+                    progress=self._tell,
                 )
             for file in contents.files:
                 file.check_identity()
@@ -271,7 +294,7 @@ class _Load:
             reasons=self._plan.reasons,
             before=before,
             peak=sampler.peak,
-            after=sample(),
+            after=sample(gauge),
             bytes_read=sum(file.bytes_read for file in contents.files) - read_before,
             bytes_uploaded=uploaded,
             seconds=time.perf_counter() - started,
@@ -280,21 +303,6 @@ class _Load:
             cached_after=cached_bytes(contents),
         )
         return state, report
-
-    def _device_gauge(self) -> Callable[[], int] | None:
-        """Tells the device memory in use, where it is not the host's."""
-        device = self._request.device
-        if device is None or device.type in ("cpu", "meta"):
-            return None
-        if self._loader.profile(device).unified:
-            return None
-        port = self._loader.rings.port(device)
-
-        def in_use() -> int:
-            free, total = port.free_bytes()
-            return max(0, total - free)
-
-        return in_use
 
     def _open(self) -> dict[str, Any]:
         contents, request = self._contents, self._request
@@ -305,7 +313,7 @@ class _Load:
             policy=self._policy,
             fetcher=self._loader.mover,
             cancel=self._cancel,
-            progress=self._progress,
+            progress=self._tell,
         )
         strategy = self._loader.registry.get(self._plan.strategy)
         unique, twins = distinct(contents.slices)
@@ -316,6 +324,13 @@ class _Load:
             opened[key] = restride(opened[key], like)
         others = self._load_nested()
         return {key: opened[key] if key in opened else others[key] for key in contents.order}
+
+    def _tell(self, done: int, total: int) -> None:
+        """Tell whoever waits, and the journal, how many bytes there are."""
+        if len(self._contents.files) == 1:
+            self._loader.journal.expect(self._contents.files[0].path, total)
+        if self._progress is not None:
+            self._progress(done, total)
 
     def _load_nested(self) -> Mapping[str, Any]:
         """Load the tensors inside values that are containers."""

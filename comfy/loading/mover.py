@@ -5,6 +5,7 @@ Owns the staging rings, and remembers how each file is to be read.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable, Generator, Iterable, MutableMapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ import torch
 from comfy.loading.destinations import ReadPolicy, Want
 from comfy.loading.errors import NotEnoughMemory
 from comfy.loading.hardware import HardwareProfile
+from comfy.loading.journal import Journal
 from comfy.loading.memory import default_reserve, device_pool, host_pool
 from comfy.loading.placing import (
     file_wants,
@@ -29,8 +31,10 @@ from comfy.loading.placing import (
 from comfy.loading.plan import staging_shape
 from comfy.loading.reader import CancelToken, Progress
 from comfy.loading.rings import Rings, with_index
+from comfy.loading.sources import remember_copy
 from comfy.loading.transfer import Transfer
-from comfy.loading.weight_file import WeightFile, WeightSlice
+from comfy.loading.usage import Gauge
+from comfy.loading.weight_file import FileTable, WeightFile, WeightSlice
 
 # A thread costs more than it brings for reads below this size.
 _THREADS_FROM_BYTES = 16 * 1024 * 1024
@@ -43,21 +47,27 @@ class Mover:
         rings: Ports and staging rings of all devices.
         staging_bytes: Size of a device's ring, in bytes.
         reserve_bytes: Memory that placing leaves free; None lets hardware decide.
+        journal: What became of each file.
 
     Note:
         All methods may be called from several threads.
     """
 
     def __init__(
-        self, staging_bytes: int, profile_of: Callable[[torch.device], HardwareProfile]
+        self,
+        staging_bytes: int,
+        profile_of: Callable[[torch.device], HardwareProfile],
+        files: FileTable,
     ) -> None:
         """Prepare; allocates nothing.
 
         Args:
             staging_bytes: Size of a device's ring.
             profile_of: Tells the facts about a device.
+            files: All that weights come from.
         """
         self.rings = Rings()
+        self.journal = Journal(files.bytes_read)
         self.staging_bytes = staging_bytes
         self.reserve_bytes: int | None = None
         self._profile_of = profile_of
@@ -96,8 +106,9 @@ class Mover:
         target = with_index(device)
         wants, rest = _sort_out(state_dict, keys, target, dtype)
         self.admit(target, wants, [state_dict[key] for key in rest], dtype)
-        for group in _by_policy(wants, self.policy_of):
-            self._place_group(state_dict, *group, target, cancel, progress, staging)
+        with self._working(wants, target):
+            for group in _by_policy(wants, self.policy_of):
+                self._place_group(state_dict, *group, target, cancel, progress, staging)
         moved = sum(want.source.nbytes for want in wants)
         if target.type == "cpu":
             for key, others in sharing(state_dict, rest).items():
@@ -152,14 +163,15 @@ class Mover:
             LoadError: Of the kind that fits; what was yielded is the caller's.
         """
         target = with_index(device)
-        for policy, group in _by_policy(list(wants), self.policy_of):
-            if target.type == "cpu":
-                yield from Transfer(policy, cancel=cancel, progress=progress).stream(group)
-                continue
-            with self.rings.lend(target, *staging_shape(self.staging_bytes)) as (port, ring):
-                yield from Transfer(
-                    policy, port=port, ring=ring, cancel=cancel, progress=progress
-                ).stream(group)
+        with self._working(wants, target):
+            for policy, group in _by_policy(list(wants), self.policy_of):
+                if target.type == "cpu":
+                    yield from Transfer(policy, cancel=cancel, progress=progress).stream(group)
+                    continue
+                with self.rings.lend(target, *staging_shape(self.staging_bytes)) as (port, ring):
+                    yield from Transfer(
+                        policy, port=port, ring=ring, cancel=cancel, progress=progress
+                    ).stream(group)
 
     def admit(
         self,
@@ -198,6 +210,28 @@ class Mover:
             path = wants[0].source.file.path if wants else path_of(tensors[0])
             raise NotEnoughMemory(need, available, pool.name, path=path)
 
+    def gauge(self, device: torch.device) -> Gauge | None:
+        """What tells a device's memory in use, in bytes; None where it is the host's."""
+        if device.type in ("cpu", "meta") or self._profile_of(device).unified:
+            return None
+        port = self.rings.port(device)
+
+        def in_use() -> int:
+            free, total = port.free_bytes()
+            return max(0, total - free)
+
+        return in_use
+
+    def _working(
+        self, wants: Sequence[Want], device: torch.device
+    ) -> contextlib.AbstractContextManager[None]:
+        """Let the journal know that these are read."""
+        sizes: dict[str, int] = {}
+        for want in wants:
+            path = want.source.file.path
+            sizes[path] = sizes.get(path, 0) + want.source.nbytes
+        return self.journal.working(sizes, self.gauge(device))
+
     def policy_of(self, file: WeightFile) -> ReadPolicy:
         """How a file is read: as the plan of its load said."""
         return self._policies.get(file, ReadPolicy())
@@ -213,15 +247,19 @@ class Mover:
     def fill(self, source: WeightSlice, destination: torch.Tensor) -> None:
         """See `comfy.loading.file_tensor.Fetcher`."""
         self._move_one(Want("", source, destination.dtype, destination), destination.device)
+        if destination.device.type == "cpu" and destination.dtype == source.dtype:
+            remember_copy(destination, source)
 
     def _move_one(self, want: Want, device: torch.device) -> torch.Tensor:
         policy = self.policy_of(want.source.file)
         if want.source.nbytes < _THREADS_FROM_BYTES:
             policy = replace(policy, threads=1)
-        if device.type == "cpu":
-            return Transfer(policy).run([want])[want.key]
-        with self.rings.lend_between(device, *staging_shape(self.staging_bytes)) as (port, ring):
-            return Transfer(policy, port=port, ring=ring).run([want])[want.key]
+        with self._working([want], device):
+            if device.type == "cpu":
+                return Transfer(policy).run([want])[want.key]
+            shape = staging_shape(self.staging_bytes)
+            with self.rings.lend_between(device, *shape) as (port, ring):
+                return Transfer(policy, port=port, ring=ring).run([want])[want.key]
 
 
 def _sort_out(

@@ -5,23 +5,69 @@ Host tensors carry the answer on their storage, where it survives ``detach`` and
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import torch
 
 from comfy.loading.file_tensor import FileTensor
-from comfy.loading.weight_file import WeightSlice
+from comfy.loading.weight_file import WeightFile, WeightSlice
 
 _SOURCE_TAG = "_comfy_loading_source"
 _MAPPED_TAG = "_comfy_loading_mapped"
+_copies_lock = threading.Lock()
+
+
+class _Tag:
+    """What a storage is a copy of; gone when the storage is.
+
+    Attributes:
+        source: The bytes in the file.
+        origin: Where they begin in the storage, in elements.
+        version: Of the tensor when they were read; None if torch counts none.
+    """
+
+    __slots__ = ("__weakref__", "origin", "source", "version")
+
+    def __init__(self, source: WeightSlice, origin: int, version: int | None) -> None:
+        self.source = source
+        self.origin = origin
+        self.version = version
 
 
 def remember_source(tensor: torch.Tensor, source: WeightSlice, *, is_mapped: bool = False) -> None:
     """Note on a host tensor's storage which bytes of which file it is a copy, or a mapping, of."""
     storage = tensor.untyped_storage()
-    setattr(storage, _SOURCE_TAG, (source, tensor.storage_offset(), _version(tensor)))
+    tag = _Tag(source, int(tensor.storage_offset()), _version(tensor))
+    setattr(storage, _SOURCE_TAG, tag)
     if is_mapped:
         setattr(storage, _MAPPED_TAG, True)
+        return
+    with _copies_lock:
+        source.file.host_copies.add(tag)
+
+
+def host_bytes(file: WeightFile) -> int:
+    """Bytes of a file that host tensors hold which were read from it; mapped pages are not counted."""
+    with _copies_lock:
+        copies = list(file.host_copies)
+    return sum(one.source.nbytes for one in copies if isinstance(one, _Tag))
+
+
+def is_copy(tensor: torch.Tensor) -> bool:
+    """Whether a host tensor is counted by `host_bytes`, or is mapped."""
+    return tensor.device.type == "cpu" and hasattr(tensor.untyped_storage(), _SOURCE_TAG)
+
+
+def remember_copy(tensor: torch.Tensor, source: WeightSlice) -> None:
+    """Note the same of a host tensor that ``tensor.copy_(file_tensor)`` is filling.
+
+    Torch counts that write after it is done; every later one makes the note void.
+    """
+    version = _version(tensor)
+    if version is not None:
+        note = (source, tensor.storage_offset(), version + 1)
+        setattr(tensor.untyped_storage(), _SOURCE_TAG, note)
 
 
 def is_mapped(tensor: torch.Tensor) -> bool:
@@ -53,14 +99,13 @@ def source_of(tensor: torch.Tensor) -> WeightSlice | None:
         return tensor.file_slice
     if tensor.device.type != "cpu" or not tensor.is_contiguous():
         return None
-    tag = getattr(tensor.untyped_storage(), _SOURCE_TAG, None)
+    tag: _Tag | None = getattr(tensor.untyped_storage(), _SOURCE_TAG, None)
     if tag is None:
         return None
-    source: WeightSlice
-    source, origin, version = tag
+    source, origin, version = tag.source, tag.origin, tag.version
     if version is None or _version(tensor) != version or tensor.dtype != source.dtype:
         return None
-    start = (tensor.storage_offset() - origin) * tensor.element_size()
+    start = int(tensor.storage_offset() - origin) * tensor.element_size()
     nbytes = tensor.numel() * tensor.element_size()
     if start < 0 or start + nbytes > source.nbytes:
         return None

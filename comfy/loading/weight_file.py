@@ -65,6 +65,7 @@ class WeightFile:
         self.path = path
         self.identity = identity
         self.bytes_read = 0
+        self.host_copies: weakref.WeakSet[object] = weakref.WeakSet()
         self.lock = threading.Lock()
         """Upstream's tag carries one lock per file; positional reads do not take it."""
         self._table = table
@@ -138,6 +139,7 @@ class WeightFile:
         """Add to the number of weight bytes read from this file."""
         with self._lock:
             self.bytes_read += nbytes
+            self._table.count(self.path, nbytes)
 
     def check_identity(self) -> None:
         """Raise unless the bytes behind this object are those that were opened.
@@ -264,6 +266,24 @@ class FileTable:
             weakref.WeakValueDictionary()
         )
         self._recent: OrderedDict[int, weakref.ref[WeightFile]] = OrderedDict()
+        self._bytes_read: dict[str, int] = {}
+
+    def count(self, path: str, nbytes: int) -> None:
+        """Add to the number of weight bytes read from a path, and keep it when the file closes."""
+        with self._lock:
+            self._bytes_read[path] = self._bytes_read.get(path, 0) + nbytes
+
+    def bytes_read(self, path: str | None = None) -> int:
+        """How many weight bytes were ever read from a path; from all of them if None."""
+        with self._lock:
+            if path is None:
+                return sum(self._bytes_read.values())
+            return self._bytes_read.get(path, 0)
+
+    def alive(self) -> list[WeightFile]:
+        """The files that something still refers to."""
+        with self._lock:
+            return list(self._files.values())
 
     def __len__(self) -> int:
         return len(self._files)
