@@ -70,12 +70,12 @@ def prompts(loaded: Any) -> tuple[Any, Any]:
 
 def sample(loaded: Any, both: Any, latent: Any = None) -> Any:
     """A latent from the results of a loader node and its prompts."""
-    empty = nodes.EmptyLatentImage().generate(64, 64, 1)[0] if latent is None else latent
+    empty = nodes.EmptyLatentImage().generate(32, 32, 1)[0] if latent is None else latent
     return nodes.KSampler().sample(loaded[0], 1, 2, 3.0, "euler", "normal", *both, empty)[0]
 
 
 def draw(loaded: Any, both: Any = None) -> torch.Tensor:
-    """A picture, [1, 64, 64, 3]."""
+    """A picture, [1, 32, 32, 3]."""
     with torch.inference_mode():
         latent = sample(loaded, both or prompts(loaded))
         (picture,) = nodes.VAEDecode().decode(loaded[2], latent)
@@ -215,7 +215,7 @@ def test_nan_in_a_latent_is_told_and_the_next_picture_is_sound(
     undisturbed: torch.Tensor, caplog: pytest.LogCaptureFixture
 ) -> None:
     loaded = load()
-    (latent,) = nodes.EmptyLatentImage().generate(64, 64, 1)
+    (latent,) = nodes.EmptyLatentImage().generate(32, 32, 1)
     broken = {**latent, "samples": latent["samples"].clone()}
     broken["samples"][0, 0, 3, 3] = float("nan")
     with caplog.at_level(logging.WARNING):
