@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import comfy.model_management
-from comfy import sampler_helpers
+from comfy import sampler_helpers, step_times
 from comfy.cond_batches import forget_free_memory
 from comfy.conditioning import process_conds
 from comfy.hooks import EnumWeightTarget, HookGroup, create_target_dict
@@ -150,6 +150,7 @@ class SamplingRun:
         executor = self._executor(WrappersMP.SAMPLER_SAMPLE, sampler.sample, sampler)
         self._nan_watch = NanWatch()
         forget_free_memory()
+        callback = step_times.STEP_TIMES.timed(sampler_name(sampler), callback)
         samples = executor.execute(
             self, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
         )

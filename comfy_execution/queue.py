@@ -52,6 +52,13 @@ def _rank(item: Item) -> tuple[Any, Any]:
     return item[0], item[1]
 
 
+def _ending(status: Status | None) -> str:
+    if status is None or status.status_str == "success":
+        return "success"
+    events = {message[0] for message in status.messages}
+    return "interrupted" if "execution_interrupted" in events else "error"
+
+
 class PromptQueue:
     """The queue of one server. All methods may be called from any thread.
 
@@ -62,6 +69,8 @@ class PromptQueue:
         queue: Items that wait, lowest number first.
         currently_running: Copies of the items that run, by the number that `get` gave.
         history: What ran, by prompt id, oldest first.
+        ended: How many prompts ended since the start, by "success", "error" and "interrupted"; it
+            never goes down, whatever is forgotten.
         flags: What the worker is asked to do after the present prompt.
     """
 
@@ -76,6 +85,7 @@ class PromptQueue:
         self.currently_running: dict[int, Item] = {}
         self.history: dict[str, dict[str, Any]] = {}
         self.flags: dict[str, Any] = {}
+        self.ended = {"success": 0, "error": 0, "interrupted": 0}
 
     # -- work --------------------------------------------------------------------------------------
 
@@ -130,6 +140,7 @@ class PromptQueue:
         """
         with self.mutex:
             item = self.currently_running.pop(item_id)
+            self.ended[_ending(status)] += 1
             while len(self.history) >= max(1, MAXIMUM_HISTORY_SIZE):
                 del self.history[next(iter(self.history))]
             self.history.pop(item[1], None)

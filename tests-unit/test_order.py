@@ -36,7 +36,7 @@ UNITS = _list("""
     state_loading file_kinds unet_detection inpaint_inputs open_clip_keys
     model_base supported_models_base supported_models model_detection clip_vision
     text_encoder_kinds model_building controls control_adapter control_files controlnet checkpoints vae_kinds vae_runs clip vae sd
-    cond_areas conditioning cond_batches nan_watch sampler_helpers context_windows schedulers
+    cond_areas conditioning cond_batches nan_watch step_times sampler_helpers context_windows schedulers
     guidance sampler_objects sampling_run samplers sample
     comfy_types
     comfy_execution comfy_api comfy_api_nodes

@@ -281,6 +281,27 @@ def test_history_is_deleted_by_id_or_wiped(queue: PromptQueue) -> None:
 # -- flags -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (None, "success"),
+        (ExecutionStatus("success", True, [("execution_success", {})]), "success"),
+        (ExecutionStatus("error", False, [("execution_error", {})]), "error"),
+        (ExecutionStatus("error", False, [("execution_interrupted", {})]), "interrupted"),
+    ],
+    ids=["none", "success", "error", "interrupted"],
+)
+def test_endings_are_counted_for_ever(
+    queue: PromptQueue, status: ExecutionStatus | None, kind: str
+) -> None:
+    queue.put(_item(1, "a"))
+    taken = queue.get()
+    assert taken is not None
+    queue.task_done(taken[1], {}, status)
+    queue.wipe_history()
+    assert queue.ended == {"success": 0, "error": 0, "interrupted": 0, kind: 1}
+
+
 def test_flags_are_given_once_or_kept(queue: PromptQueue) -> None:
     queue.set_flag("unload_models", True)
     queue.set_flag("free_memory", False)
