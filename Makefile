@@ -8,7 +8,9 @@ PYTEST := $(PY) -m pytest
 SOURCES := .
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-loading test test-fast lint format bench clean
+# More flags of the program: make run FLAGS="--port 8189"
+FLAGS ?=
+.PHONY: help setup run demo demo-loading browser test test-fast lint format bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -23,14 +25,20 @@ $(STAMP): requirements.txt requirements-dev.txt constraints.txt
 	$(PIP) install -r requirements.txt -r requirements-dev.txt -c constraints.txt
 	@touch $(STAMP)
 
-demo: $(STAMP) ## Draw pictures with the bundled checkpoint, print what memory it took
+run: $(STAMP) ## Serve the web page, until Ctrl-C
+	$(PY) main.py $(FLAGS)
+
+demo: $(STAMP) ## Start the server, let it draw pictures, print what memory it took
 	$(PY) tools/demo.py --load-strategy=file-slice
 
 demo-loading: $(STAMP) ## Load a synthetic checkpoint with every strategy, print what it cost
 	$(PY) tools/loading_demo.py
 
+browser: $(STAMP)
+	$(PY) -m tools.get_browser
+
 # pytest comes last, so that its summary line is what one reads.
-test: lint ## Lint, types and every test, the slow ones included
+test: lint browser ## Lint, types and every test, the slow ones included
 	$(PYTEST)
 
 test-fast: $(STAMP) ## Only the tests that take seconds
