@@ -15,6 +15,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
 from comfy.loading.errors import FrozenTensor
+from comfy.loading.writes import written_arguments
 
 aten = torch.ops.aten
 
@@ -145,14 +146,8 @@ def _joined(tensors: Sequence[torch.Tensor]) -> DeferredTensor:
 
 def _refuse_writes(func: torch._ops.OpOverload, args: Any, kwargs: Any) -> None:
     """A write to something that is computed anew each time would be lost."""
-    if not func._schema.is_mutable:
-        return
-    for index, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            continue
-        value = args[index] if index < len(args) else kwargs.get(argument.name)
-        if any(isinstance(one, DeferredTensor) for one in tree_flatten(value)[0]):
-            raise FrozenTensor(
-                f"{func.name()} would write to a weight that is computed while it is saved.",
-                hint="Clone it first.",
-            )
+    if written_arguments(func, args, kwargs, DeferredTensor):
+        raise FrozenTensor(
+            f"{func.name()} would write to a weight that is computed while it is saved.",
+            hint="Clone it first.",
+        )

@@ -24,6 +24,7 @@ from comfy.loading.errors import FrozenTensor
 from comfy.loading.homes import Fetcher, Home, TensorFileSlice
 from comfy.loading.pages import empty_of
 from comfy.loading.weight_file import WeightSlice
+from comfy.loading.writes import written_arguments
 
 aten = torch.ops.aten
 _UPSTREAM_TAG = "_comfy_tensor_file_slice"
@@ -272,8 +273,8 @@ class FileTensor(torch.Tensor):
                 return special(first, *args[1:], **kwargs)
             if func.is_view and first.is_in_file:
                 return _view(func, first, args[1:], kwargs)
-        if func is aten.copy_.default and _fill(args[0], args[1]):
-            return args[0]
+        if func is aten.copy_.default and (first is args[1] or _fill(first, args[1])):
+            return first
         return _run(func, args, kwargs)
 
 
@@ -317,6 +318,13 @@ def _clone(first: FileTensor, *, memory_format: torch.memory_format | None = Non
     return dense.clone(memory_format=memory_format)
 
 
+def _empty_like(first: FileTensor, **kwargs: Any) -> torch.Tensor:
+    device = kwargs.pop("device", None)
+    where = torch.device("cpu") if device is None else device
+    empty: torch.Tensor = aten.empty_like.default(first._shadow(), device=where, **kwargs)
+    return empty
+
+
 def _to_copy(
     first: FileTensor,
     *,
@@ -355,12 +363,13 @@ _SPECIAL: dict[torch._ops.OpOverload, Callable[..., Any]] = {
     aten.alias.default: _alias,
     aten.clone.default: _clone,
     aten._to_copy.default: _to_copy,
+    aten.empty_like.default: _empty_like,
 }
 
 
 def _run(func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run any other operation on real bytes; what it writes to becomes HOST first."""
-    written = _written(func, args, kwargs)
+    written = written_arguments(func, args, kwargs, FileTensor)
     if written and torch.Tag.inplace_view in func.tags and func is not aten.detach_.default:
         tensor = written[0]
         raise FrozenTensor(
@@ -381,20 +390,3 @@ def _run(func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, A
 
     result = func(*tree_map(unwrap, args), **tree_map(unwrap, kwargs))
     return tree_map(lambda out: wrappers.get(id(out), out), result) if wrappers else result
-
-
-def _written(
-    func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[FileTensor]:
-    """The FileTensors that an operation writes to, given by position, by name or in a list."""
-    schema = func._schema
-    if not schema.is_mutable:
-        return []
-    found: list[FileTensor] = []
-    for index, argument in enumerate(schema.arguments):
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            continue
-        value = args[index] if index < len(args) else kwargs.get(argument.name)
-        several = value if isinstance(value, (list, tuple)) else (value,)
-        found.extend(item for item in several if isinstance(item, FileTensor))
-    return found

@@ -199,19 +199,44 @@ def add_arguments(
     source = os.environ if environ is None else environ
     group = parser.add_argument_group("loading weights")
     for flag in FLAGS:
-        default = flag.cast(source[flag.variable]) if flag.variable in source else flag.default
-        text = f"{flag.help} [environment: {flag.variable}]"
-        if flag.kind == "switch":
-            group.add_argument(flag.name, action="store_true", default=default, help=text)
-            continue
-        group.add_argument(
-            flag.name,
-            type=int if flag.kind == "number" else str,
-            default=default,
-            choices=flag.choices or None,
-            metavar=flag.metavar,
-            help=f"{text} (default: {default})" if default is not None else text,
-        )
+        _add(group, flag, _default(flag, source))
+
+
+def add_missing_arguments(
+    parser: argparse.ArgumentParser, environ: Mapping[str, str] | None = None
+) -> None:
+    """Add those loading flags that `parser` has not; see `add_arguments`.
+
+    A flag that it has keeps its own text; its default becomes the environment's if that names it.
+    """
+    source = os.environ if environ is None else environ
+    group = parser.add_argument_group("loading weights")
+    for flag in FLAGS:
+        default = _default(flag, source)
+        try:
+            _add(group, flag, default)
+        except argparse.ArgumentError:
+            if flag.variable in source:
+                parser.set_defaults(**{flag.dest: default})
+
+
+def _default(flag: _Flag, source: Mapping[str, str]) -> Any:
+    return flag.cast(source[flag.variable]) if flag.variable in source else flag.default
+
+
+def _add(group: argparse._ArgumentGroup, flag: _Flag, default: Any) -> None:
+    text = f"{flag.help} [environment: {flag.variable}]"
+    if flag.kind == "switch":
+        group.add_argument(flag.name, action="store_true", default=default, help=text)
+        return
+    group.add_argument(
+        flag.name,
+        type=int if flag.kind == "number" else str,
+        default=default,
+        choices=flag.choices or None,
+        metavar=flag.metavar,
+        help=f"{text} (default: {default})" if default is not None else text,
+    )
 
 
 def from_namespace(namespace: argparse.Namespace) -> LoadOptions:
