@@ -64,10 +64,13 @@ def remember_copy(tensor: torch.Tensor, source: WeightSlice) -> None:
 
     Torch counts that write after it is done; every later one makes the note void.
     """
-    version = _version(tensor)
-    if version is not None:
-        note = (source, tensor.storage_offset(), version + 1)
-        setattr(tensor.untyped_storage(), _SOURCE_TAG, note)
+    version, storage = _version(tensor), tensor.untyped_storage()
+    if version is None or hasattr(storage, _MAPPED_TAG):
+        return
+    tag = _Tag(source, int(tensor.storage_offset()), version + 1)
+    setattr(storage, _SOURCE_TAG, tag)
+    with _copies_lock:
+        source.file.host_copies.add(tag)
 
 
 def is_mapped(tensor: torch.Tensor) -> bool:
