@@ -227,18 +227,44 @@ class CLIP:
         add_dict: Mapping[str, Any] | None = None,
         show_pbar: bool = True,
     ) -> list[list[Any]]:
-        """Encode tokens to a conditioning: ``[[cond, {"pooled_output": pooled, ...}]]``.
+        """Encode tokens to a conditioning: ``[[cond, {"pooled_output": pooled, ...}], ...]``.
+
+        With `use_clip_schedule` there is one entry for each part of the schedule in which the
+        hooks' keyframes leave the encoders as they are: "clip_start_percent" and
+        "clip_end_percent" say which, 0 to 1. Otherwise there is one.
 
         Args:
             tokens: Of `tokenize`.
             unprojected: Give the pooled output before the projection.
-            add_dict: Further entries of the dict.
-            show_pbar: Accepted; one encoding shows no progress.
+            add_dict: Further entries of the dicts.
+            show_pbar: Tell of each entry, if there are several.
         """
+        hooks = self.patcher.forced_hooks
+        if not self.use_clip_schedule or hooks is None:
+            return [self._entry(tokens, unprojected, add_dict or {})]
+        ranges = hooks.text_encoder_ranges()
+        progress = comfy.utils.ProgressBar(len(ranges))
+        entries = []
+        try:
+            for start, end in ranges:
+                # Loading, which every encoding begins with, patches by the keyframes in force.
+                hooks.begin_at(start)
+                span = {"clip_start_percent": start, "clip_end_percent": end}
+                entries.append(self._entry(tokens, unprojected, {**span, **(add_dict or {})}))
+                if show_pbar and len(ranges) > 1:
+                    progress.update(1)
+        finally:
+            hooks.reset()
+        return entries
+
+    def _entry(
+        self, tokens: Mapping[str, Any], unprojected: bool, more: Mapping[str, Any]
+    ) -> list[Any]:
+        """One entry of a conditioning."""
         pooled = "unprojected" if unprojected else True
         made = self.encode_from_tokens(tokens, return_pooled=pooled, return_dict=True)
         cond = made.pop("cond")
-        return [[cond, {**made, **(add_dict or {})}]]
+        return [cond, {**made, **more}]
 
     def add_hooks_to_dict(self, pooled_dict: dict[str, Any]) -> dict[str, Any]:
         """Add the hooks that conditionings take along, if any."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -74,6 +75,15 @@ class HookKeyframeGroup:
         for keyframe in self.keyframes:
             keyframe.start_t = float(model.model_sampling.percent_to_sigma(keyframe.start_percent))
         self.reset()
+
+    def begin_at(self, percent: float) -> None:
+        """Put the keyframe of a time in force, 0 to 1; guaranteed steps are not known and not kept.
+
+        Before the first keyframe's time, it is the first.
+        """
+        self.reset()
+        starts = [keyframe.start_percent for keyframe in self.keyframes]
+        self._index = max(0, bisect_right(starts, percent) - 1)
 
     def prepare_current_keyframe(
         self, curr_t: float, transformer_options: Mapping[str, Any] | None = None

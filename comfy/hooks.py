@@ -275,6 +275,31 @@ class HookGroup:
         for hook in self.hooks:
             hook.reset()
 
+    def begin_at(self, percent: float) -> None:
+        """Put the keyframes of a time in force, 0 to 1."""
+        for hook in self.hooks:
+            hook.hook_keyframe.begin_at(percent)
+
+    def text_encoder_ranges(self) -> list[tuple[float, float]]:
+        """Times, from 0 to 1, within which no hook changes its strength for text encoders.
+
+        Returns:
+            (start, end), each start the end before it. The first keyframes are in force afterwards.
+        """
+        weight_hooks = [hook for hook in self.hooks if isinstance(hook, WeightHook)]
+        frames = [frame for hook in weight_hooks for frame in hook.hook_keyframe.keyframes]
+        times = {frame.start_percent for frame in frames if 0.0 < frame.start_percent < 1.0}
+        starts: list[float] = []
+        before = None
+        for time in sorted({0.0, *times}):
+            self.begin_at(time)
+            strengths = [hook.strength_clip for hook in weight_hooks]
+            if strengths != before:
+                starts.append(time)
+            before = strengths
+        self.reset()
+        return list(zip(starts, [*starts[1:], 1.0], strict=True))
+
     @staticmethod
     def combine_all_hooks(hooks_list: Iterable[HookGroup | None]) -> HookGroup | None:
         """All groups as one; the group itself if there is but one, None if there is none."""

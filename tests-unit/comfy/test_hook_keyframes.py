@@ -104,3 +104,12 @@ def test_keyframes_only_advance_and_are_used_as_long_as_guaranteed(
 def test_index_is_within_the_keyframes(count: int) -> None:
     frames = group(*((1.0, 0.1 * n, 1) for n in range(count)))
     assert [frames.has_index(n) for n in (-1, 0, count - 1, count)] == [False, True, True, False]
+
+
+@pytest.mark.parametrize(("percent", "strength"), [(0.0, 0.2), (0.3, 0.2), (0.5, 0.4), (1.0, 0.6)])
+def test_keyframe_of_a_time_can_be_put_in_force(percent: float, strength: float) -> None:
+    frames = group((0.2, 0.1, 5), (0.4, 0.5, 5), (0.6, 0.8, 5))
+    frames.begin_at(1.0 - percent)
+    frames.begin_at(percent)
+    assert frames.strength == strength
+    HookKeyframeGroup().begin_at(percent)

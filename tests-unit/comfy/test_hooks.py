@@ -127,6 +127,39 @@ def test_changed_keyframe_of_a_hook_in_force_takes_it_out_to_be_patched_anew() -
     assert strengths == [1.0, 0.5]
 
 
+def scheduled(strength_clip: float, *frames: tuple[float, float]) -> HookGroup:
+    """A LoRA's hook with keyframes of (start, strength)."""
+    group, keyframes = hooks.create_hook_lora(lora_file(), 1.0, strength_clip), HookKeyframeGroup()
+    for start, strength in frames:
+        keyframes.add(hooks.HookKeyframe(strength, start_percent=start))
+    group.set_keyframes_on_hooks(keyframes)
+    return group
+
+
+@pytest.mark.parametrize(
+    ("groups", "ranges"),
+    [
+        ([scheduled(1.0)], [(0.0, 1.0)]),
+        ([scheduled(1.0, (0.0, 0.2), (0.4, 0.8))], [(0.0, 0.4), (0.4, 1.0)]),
+        ([scheduled(1.0, (0.3, 0.2), (0.4, 0.8))], [(0.0, 0.4), (0.4, 1.0)]),
+        ([scheduled(1.0, (0.0, 0.2), (0.4, 0.2), (1.0, 0.8))], [(0.0, 1.0)]),
+        ([scheduled(0.0, (0.0, 0.2), (0.4, 0.8))], [(0.0, 1.0)]),
+        ([HookGroup([hooks.TransformerOptionsHook({"a": 1})])], [(0.0, 1.0)]),
+        (
+            [scheduled(1.0, (0.0, 0.2), (0.4, 0.8)), scheduled(0.5, (0.0, 0.1), (0.7, 0.3))],
+            [(0.0, 0.4), (0.4, 0.7), (0.7, 1.0)],
+        ),
+    ],
+    ids=["none", "two", "late first", "no change", "not for text", "no weights", "two hooks"],
+)
+def test_schedule_of_text_encoders_has_a_range_for_each_strength(
+    groups: list[HookGroup], ranges: list[tuple[float, float]]
+) -> None:
+    group = HookGroup.combine_all_hooks(groups)
+    assert group is not None
+    assert group.text_encoder_ranges() == ranges
+
+
 # -- groups --------------------------------------------------------------------------------------
 
 

@@ -131,6 +131,32 @@ def test_text_encoder_is_encoded_with_its_hooks(folder: Path, scheduled: bool) -
     assert create.SetClipHooks().apply_hooks(clip, True, scheduled) == (clip,)
 
 
+@pytest.mark.usefixtures("places")
+def test_scheduled_text_is_encoded_once_for_each_strength(folder: Path) -> None:
+    (hooks,) = create.CreateHookModelAsLora().create_hook("2.safetensors", 1.0, 1.0)
+    node = keyframes.CreateHookKeyframe()
+    (frames,) = node.create_hook_keyframe(0.0, 0.0)
+    (frames,) = node.create_hook_keyframe(1.0, 0.4, frames)
+    (hooks,) = keyframes.SetHookKeyframes().set_hook_keyframes(hooks, frames)
+    _, clip = loaded(folder, 1)
+    (hooked,) = create.SetClipHooks().apply_hooks(clip, True, True, hooks)
+    tokens = hooked.tokenize("a cat")
+    entries = hooked.encode_from_tokens_scheduled(tokens, add_dict={"width": 64})
+    spans = [(more["clip_start_percent"], more["clip_end_percent"]) for _, more in entries]
+    assert spans == [(0.0, 0.4), (0.4, 1.0)]
+    assert all(more["hooks"] is hooks and more["width"] == 64 for _, more in entries)
+    _, other = loaded(folder, 2)
+    for (cond, more), alone in zip(entries, (clip, other), strict=True):
+        wanted, pooled = alone.encode_from_tokens(tokens, return_pooled=True)
+        assert torch.allclose(cond, wanted, atol=1e-2)
+        assert torch.allclose(more["pooled_output"], pooled, atol=1e-2)
+    assert not torch.allclose(entries[0][0], entries[1][0], atol=1e-2)
+    again = hooked.encode_from_tokens_scheduled(tokens)
+    assert [torch.equal(a[0], b[0]) for a, b in zip(again, entries, strict=True)] == [True, True]
+    # Encoded without a schedule, the first keyframe holds.
+    assert torch.equal(hooked.encode_from_tokens(tokens), entries[0][0])
+
+
 @pytest.mark.parametrize(
     ("curve", "wanted"),
     [
