@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy
-import scipy.special
 import torch
 
 from comfy.k_diffusion.schedules import append_zero, get_sigmas_exponential, get_sigmas_karras
@@ -68,6 +67,8 @@ def beta_scheduler(
 
     Source: Lee et al. 2024, "Beta Sampling is All You Need".
     """
+    import scipy.special  # noqa: PLC0415 - large, and needed by few prompts
+
     sigmas = model_sampling.sigmas.cpu()
     quantiles = 1.0 - numpy.arange(steps) / steps
     times = numpy.rint(scipy.special.betaincinv(alpha, beta, quantiles) * (len(sigmas) - 1))

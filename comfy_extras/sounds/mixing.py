@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import scipy.signal
 import torch
 
 import comfy.utils
@@ -37,6 +36,8 @@ def at_rate(waveform: torch.Tensor, rate: int, wanted: int) -> torch.Tensor:
     """
     if rate == wanted:
         return waveform
+    import scipy.signal  # noqa: PLC0415 - large, and needed by few prompts
+
     shared = math.gcd(rate, wanted)
     samples = waveform.detach().cpu().double().numpy()
     resampled = scipy.signal.resample_poly(samples, wanted // shared, rate // shared, axis=-1)
