@@ -40,7 +40,7 @@ def write_whole(path: str, data: bytes) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(unfinished, _mode_of(target))
+        os.chmod(unfinished, mode_for(target))
         os.replace(unfinished, target)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -49,8 +49,8 @@ def write_whole(path: str, data: bytes) -> None:
     _sync_folder(folder)
 
 
-def _mode_of(path: str) -> int:
-    """The rights of the file, or those that a new one would get."""
+def mode_for(path: str) -> int:
+    """The rights of a file, or those that a new one would get."""
     try:
         return os.stat(path).st_mode & 0o7777
     except FileNotFoundError:
