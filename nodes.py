@@ -23,6 +23,7 @@ from comfy_extras.classic import (
     latent_files,
     latent_transforms,
     loaders,
+    old_loaders,
     sampling,
     vision,
 )
@@ -32,6 +33,7 @@ from node_helpers import MAX_RESOLUTION as MAX_RESOLUTION
 _ROOMS = (
     sampling,
     loaders,
+    old_loaders,
     conditioning,
     controlnets,
     latent,

@@ -148,6 +148,24 @@ class LoadImage:
         return check_exists(image, "image")
 
 
+class LoadImageOutput(LoadImage):
+    """Reads a picture that a run has made; the page asks the server for their names."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """See nodes."""
+        listing = {
+            "route": "/internal/files/output",
+            "refresh_button": True,
+            "control_after_refresh": "first",
+        }
+        options = {"image_upload": True, "image_folder": "output", "remote": listing}
+        return {"required": {"image": ("COMBO", options)}}
+
+    EXPERIMENTAL = True
+    DESCRIPTION = "Loads an image of the output folder; the list can be refreshed after a run."
+
+
 class LoadImageMask:
     """Reads one channel of a picture as a mask."""
 
@@ -193,10 +211,12 @@ NODE_CLASS_MAPPINGS = {
     "PreviewImage": PreviewImage,
     "LoadImage": LoadImage,
     "LoadImageMask": LoadImageMask,
+    "LoadImageOutput": LoadImageOutput,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
     "SaveImage": "Save Image",
     "PreviewImage": "Preview Image",
     "LoadImage": "Load Image",
     "LoadImageMask": "Load Image (as Mask)",
+    "LoadImageOutput": "Load Image (from Outputs)",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Iterator
@@ -12,10 +13,17 @@ import pytest
 import torch
 from PIL import Image
 
+import execution
 import folder_paths
 from comfy.cli_args import args
 from comfy_extras.classic import image_files
-from comfy_extras.classic.image_files import LoadImage, LoadImageMask, PreviewImage, SaveImage
+from comfy_extras.classic.image_files import (
+    LoadImage,
+    LoadImageMask,
+    LoadImageOutput,
+    PreviewImage,
+    SaveImage,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +48,18 @@ def test_saved_picture_is_read_back_to_the_last_bit(folders: Path) -> None:
         loaded, mask = LoadImage().load_image(f"shapes/{record['filename']} [output]")
         assert torch.equal(loaded[0], batch[index])
         assert (mask.shape, float(mask.sum())) == ((1, 64, 64), 0.0)
+
+
+def test_picture_of_a_run_is_read_by_the_name_that_the_page_gives(folders: Path) -> None:
+    (record,) = SaveImage().save_images(_batch())["ui"]["images"]
+    name = f"{record['filename']} [output]"
+    prompt = {"1": {"class_type": "LoadImageOutput", "inputs": {"image": name}}}
+    prompt["2"] = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
+    valid, error, _, _ = asyncio.run(execution.validate_prompt("p", prompt))
+    assert (valid, error) == (True, None)
+    assert torch.equal(LoadImageOutput().load_image(name)[0], _batch())
+    prompt["1"]["inputs"]["image"] = "gone.png [output]"
+    assert asyncio.run(execution.validate_prompt("p", prompt))[0] is False
 
 
 def test_numbers_go_on_where_they_ended(folders: Path) -> None:
