@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import diffusers
 import numpy
 import pytest
 import scipy.integrate
@@ -14,6 +15,7 @@ import torch
 import comfy.samplers
 from comfy.k_diffusion import sampling
 from comfy_extras import nodes_custom_sampler as custom
+from comfy_extras.nodes_lt import LTXVScheduler
 from support.gaussian_models import EpsSampling, FlowSampling, GaussianModel
 
 LOW, HIGH = 0.03, 14.6
@@ -99,6 +101,26 @@ def test_turbo_levels_are_at_every_hundredth_time(
     made = custom.SDTurboScheduler.execute(patcher, steps, denoise)[0]
     wanted = patcher.model_sampling.sigmas[times]
     torch.testing.assert_close(made, torch.cat([wanted, torch.zeros(1)]))
+
+
+@pytest.mark.parametrize("stretch", [True, False])
+@pytest.mark.parametrize(("size", "tokens"), [(None, 4096), ((3, 24, 40), 2880)])
+def test_levels_of_ltx_video_are_those_of_its_publisher(
+    stretch: bool, size: tuple[int, int, int] | None, tokens: int
+) -> None:
+    reference = diffusers.FlowMatchEulerDiscreteScheduler(
+        shift_terminal=0.1 if stretch else None, use_dynamic_shifting=True
+    )
+    shift = numpy.interp(tokens, [1024, 4096], [0.95, 2.05])
+    reference.set_timesteps(sigmas=numpy.linspace(1.0, 1 / 8, 8).tolist(), mu=shift)
+    latent = None if size is None else {"samples": torch.zeros(1, 128, *size)}
+    made = LTXVScheduler.execute(8, 2.05, 0.95, stretch, 0.1, latent)[0]
+    assert torch.allclose(made, reference.sigmas, atol=1e-6)
+
+
+def test_run_of_one_step_of_ltx_video_goes_all_the_way() -> None:
+    made = LTXVScheduler.execute(1, 2.05, 0.95, True, 0.1)[0]
+    assert made.tolist() == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("step", [0, 2, 4, 9])
