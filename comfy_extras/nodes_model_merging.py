@@ -7,7 +7,7 @@ it is loaded or saved.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from comfy import checkpoints
 from comfy_extras.classic.graph_metadata import graph_metadata
@@ -26,6 +26,7 @@ _STORAGE = (".weight_scale", ".weight_scale_2", ".input_scale", ".comfy_quant")
 _SKIPPED = (".position_ids", ".logit_scale")
 
 Saved = dict[str, Any]
+Inputs = Mapping[str, tuple[str, dict[str, Any]]]
 
 
 def block_ratio() -> tuple[str, dict[str, Any]]:
@@ -59,73 +60,64 @@ def _merged_clip(clip1: Any, clip2: Any, strength2: float, strength1: float) -> 
     return merged
 
 
-class ModelMergeSimple:
-    """Mixes two models in one proportion."""
+class _Merging:
+    """A node that makes one of two of a kind.
+
+    Attributes:
+        KIND: "model" or "clip".
+        NUMBERS: Its inputs besides both.
+    """
+
+    KIND = "model"
+    NUMBERS: ClassVar[Inputs] = {}
+    RETURN_TYPES: tuple[str, ...] = ("MODEL",)
+    FUNCTION = "merge"
+    CATEGORY = _CATEGORY
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """See nodes."""
-        return {
-            "required": {"model1": ("MODEL",), "model2": ("MODEL",), "ratio": block_ratio()},
-        }
+        both = {f"{cls.KIND}{place}": (cls.KIND.upper(),) for place in (1, 2)}
+        return {"required": {**both, **cls.NUMBERS}}
 
-    RETURN_TYPES = ("MODEL",)
-    FUNCTION = "merge"
-    CATEGORY = _CATEGORY
+
+class _ClipMerging(_Merging):
+    KIND = "clip"
+    RETURN_TYPES = ("CLIP",)
+
+
+class ModelMergeSimple(_Merging):
+    """Mixes two models in one proportion."""
+
+    NUMBERS: ClassVar[Inputs] = {"ratio": block_ratio()}
 
     def merge(self, model1: Any, model2: Any, ratio: float) -> tuple[Any]:
         """``ratio * model1 + (1 - ratio) * model2``."""
         return (_merged(model1, model2, 1.0 - ratio, ratio),)
 
 
-class ModelMergeSubtract:
+class ModelMergeSubtract(_Merging):
     """Takes one model from another: their difference, to be added to a third."""
 
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """See nodes."""
-        return {
-            "required": {"model1": ("MODEL",), "model2": ("MODEL",), "multiplier": _multiplier()},
-        }
-
-    RETURN_TYPES = ("MODEL",)
-    FUNCTION = "merge"
-    CATEGORY = _CATEGORY
+    NUMBERS: ClassVar[Inputs] = {"multiplier": _multiplier()}
 
     def merge(self, model1: Any, model2: Any, multiplier: float) -> tuple[Any]:
         """``multiplier * (model1 - model2)``."""
         return (_merged(model1, model2, -multiplier, multiplier),)
 
 
-class ModelMergeAdd:
+class ModelMergeAdd(_Merging):
     """Adds two models, one of which is usually a difference."""
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """See nodes."""
-        return {"required": {"model1": ("MODEL",), "model2": ("MODEL",)}}
-
-    RETURN_TYPES = ("MODEL",)
-    FUNCTION = "merge"
-    CATEGORY = _CATEGORY
 
     def merge(self, model1: Any, model2: Any) -> tuple[Any]:
         """``model1 + model2``."""
         return (_merged(model1, model2, 1.0, 1.0),)
 
 
-class ModelMergeBlocks:
+class ModelMergeBlocks(_Merging):
     """Mixes two models, each part of the network in its own proportion."""
 
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """See nodes."""
-        parts = {"input": block_ratio(), "middle": block_ratio(), "out": block_ratio()}
-        return {"required": {"model1": ("MODEL",), "model2": ("MODEL",), **parts}}
-
-    RETURN_TYPES = ("MODEL",)
-    FUNCTION = "merge"
-    CATEGORY = _CATEGORY
+    NUMBERS: ClassVar[Inputs] = {name: block_ratio() for name in ("input", "middle", "out")}
 
     def merge(self, model1: Any, model2: Any, **kwargs: float) -> tuple[Any]:
         """Mix as `ModelMergeSimple` does.
@@ -150,80 +142,64 @@ class ModelMergeBlocks:
         return (merged,)
 
 
-class CLIPMergeSimple:
+class CLIPMergeSimple(_ClipMerging):
     """Mixes two text encoders in one proportion."""
 
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """See nodes."""
-        return {"required": {"clip1": ("CLIP",), "clip2": ("CLIP",), "ratio": block_ratio()}}
-
-    RETURN_TYPES = ("CLIP",)
-    FUNCTION = "merge"
-    CATEGORY = _CATEGORY
+    NUMBERS: ClassVar[Inputs] = {"ratio": block_ratio()}
 
     def merge(self, clip1: Any, clip2: Any, ratio: float) -> tuple[Any]:
         """``ratio * clip1 + (1 - ratio) * clip2``."""
         return (_merged_clip(clip1, clip2, 1.0 - ratio, ratio),)
 
 
-class CLIPMergeSubtract:
+class CLIPMergeSubtract(_ClipMerging):
     """Takes one text encoder from another."""
 
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """See nodes."""
-        return {
-            "required": {"clip1": ("CLIP",), "clip2": ("CLIP",), "multiplier": _multiplier()},
-        }
-
-    RETURN_TYPES = ("CLIP",)
-    FUNCTION = "merge"
-    CATEGORY = _CATEGORY
+    NUMBERS: ClassVar[Inputs] = {"multiplier": _multiplier()}
 
     def merge(self, clip1: Any, clip2: Any, multiplier: float) -> tuple[Any]:
         """``multiplier * (clip1 - clip2)``."""
         return (_merged_clip(clip1, clip2, -multiplier, multiplier),)
 
 
-class CLIPMergeAdd:
+class CLIPMergeAdd(_ClipMerging):
     """Adds two text encoders, one of which is usually a difference."""
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """See nodes."""
-        return {"required": {"clip1": ("CLIP",), "clip2": ("CLIP",)}}
-
-    RETURN_TYPES = ("CLIP",)
-    FUNCTION = "merge"
-    CATEGORY = _CATEGORY
 
     def merge(self, clip1: Any, clip2: Any) -> tuple[Any]:
         """``clip1 + clip2``."""
         return (_merged_clip(clip1, clip2, 1.0, 1.0),)
 
 
-def _saving(inputs: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The inputs of a node that saves."""
-    return {
-        "required": {**inputs, "filename_prefix": ("STRING", {"default": prefix})},
-        "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
-    }
+class _Saving:
+    """A node that writes a file.
 
+    Attributes:
+        KINDS: The inputs that it writes.
+        PREFIX: Where it writes if the user says nothing.
+    """
 
-class CheckpointSave:
-    """Saves a model with its text encoders and its autoencoder in one file."""
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """See nodes."""
-        inputs = {"model": ("MODEL",), "clip": ("CLIP",), "vae": ("VAE",)}
-        return _saving(inputs, "checkpoints/ComfyUI")
-
+    KINDS: tuple[str, ...] = ()
+    PREFIX = ""
     RETURN_TYPES = ()
     FUNCTION = "save"
     OUTPUT_NODE = True
     CATEGORY = _CATEGORY
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """See nodes."""
+        parts = {kind: (kind.upper(),) for kind in cls.KINDS}
+        return {
+            "required": {**parts, "filename_prefix": ("STRING", {"default": cls.PREFIX})},
+            "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
+        }
+
+
+class CheckpointSave(_Saving):
+    """Saves a model with its text encoders and its autoencoder in one file."""
+
+    KINDS = ("model", "clip", "vae")
+    PREFIX = "checkpoints/ComfyUI"
 
     def save(
         self,
@@ -246,18 +222,11 @@ class CheckpointSave:
         return {}
 
 
-class CLIPSave:
+class CLIPSave(_Saving):
     """Saves text encoders, each in a file of its own."""
 
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """See nodes."""
-        return _saving({"clip": ("CLIP",)}, "clip/ComfyUI")
-
-    RETURN_TYPES = ()
-    FUNCTION = "save"
-    OUTPUT_NODE = True
-    CATEGORY = _CATEGORY
+    KINDS = ("clip",)
+    PREFIX = "clip/ComfyUI"
 
     def save(
         self,
@@ -274,18 +243,11 @@ class CLIPSave:
         return {}
 
 
-class VAESave:
+class VAESave(_Saving):
     """Saves an autoencoder."""
 
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """See nodes."""
-        return _saving({"vae": ("VAE",)}, "vae/ComfyUI_vae")
-
-    RETURN_TYPES = ()
-    FUNCTION = "save"
-    OUTPUT_NODE = True
-    CATEGORY = _CATEGORY
+    KINDS = ("vae",)
+    PREFIX = "vae/ComfyUI_vae"
 
     def save(
         self,
@@ -301,18 +263,11 @@ class VAESave:
         return {}
 
 
-class ModelSave:
+class ModelSave(_Saving):
     """Saves a diffusion model alone."""
 
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """See nodes."""
-        return _saving({"model": ("MODEL",)}, "diffusion_models/ComfyUI")
-
-    RETURN_TYPES = ()
-    FUNCTION = "save"
-    OUTPUT_NODE = True
-    CATEGORY = _CATEGORY
+    KINDS = ("model",)
+    PREFIX = "diffusion_models/ComfyUI"
 
     def save(
         self,
