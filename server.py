@@ -20,9 +20,12 @@ from api_server.routes import (
     features,
     history,
     jobs,
+    loading,
+    metrics,
     node_info,
     prompt,
     queue,
+    system,
     websocket,
 )
 from api_server.sockets import Clients
@@ -37,7 +40,7 @@ logger = logging.getLogger(__name__)
 OnPrompt = Callable[[dict[str, Any]], dict[str, Any]]
 
 _BYTES_PER_MB = 1024 * 1024
-_ROOMS = (websocket, features, prompt, queue, history, jobs, node_info)
+_ROOMS = (websocket, features, prompt, queue, history, jobs, node_info, system, loading, metrics)
 # Longer ones than aiohttp's own: paths of models stand in queries, tokens in headers.
 _LONGEST_LINE = 16 * 1024
 # How long answers that are on their way may take when the server stops.
@@ -253,6 +256,8 @@ class PromptServer:
                 await self.send(*message)
             except Exception:
                 logger.exception("The message %r could not be sent.", message[0])
+            # In a flood, too, pages take what they were sent, and requests are answered.
+            await asyncio.sleep(0)
 
     async def send(self, event: Any, data: Any, sid: str | None = None) -> None:
         """Send a message now; see `send_sync`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from typing import Any
 
@@ -19,9 +20,15 @@ CROWDED = 512
 CROWDED_BYTES = 16 * 2**20
 
 FULL = 8192
-"""With so many waiting, the page is given up: it will connect again if it is still there."""
+"""With so many waiting, a page that takes none is given up; it may connect again."""
 
-FULL_BYTES = 128 * 2**20
+FULL_BYTES = 64 * 2**20
+
+STALLED_S = 2.0
+"""A page that has taken no message for so long takes none."""
+
+# One that takes them, but more slowly than they come, is given up at so many times as much.
+_FAR_TOO_FULL = 4
 
 
 class Outbox:
@@ -45,6 +52,7 @@ class Outbox:
         self._bytes = 0
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._taken_at = time.monotonic()
 
     def put(self, message: Message, can_be_lost: bool = False) -> None:
         """Send a message when its turn comes. Call it in the server's loop.
@@ -57,9 +65,11 @@ class Outbox:
             return
         if can_be_lost and self._is_beyond(CROWDED, CROWDED_BYTES):
             return
-        if self._is_beyond(FULL, FULL_BYTES):
+        if self._is_hopeless():
             self._give_up()
             return
+        if not self._waiting:
+            self._taken_at = time.monotonic()
         self._waiting.append(message)
         self._bytes += len(message)
         if self._task is None:
@@ -75,6 +85,12 @@ class Outbox:
 
     def _is_beyond(self, count: int, size: int) -> bool:
         return len(self._waiting) >= count or self._bytes >= size
+
+    def _is_hopeless(self) -> bool:
+        if not self._is_beyond(FULL, FULL_BYTES):
+            return False
+        is_stalled = time.monotonic() - self._taken_at >= STALLED_S
+        return is_stalled or self._is_beyond(_FAR_TOO_FULL * FULL, _FAR_TOO_FULL * FULL_BYTES)
 
     def _give_up(self) -> None:
         logger.warning(
@@ -95,6 +111,7 @@ class Outbox:
                     await self.socket.send_str(message)
                 else:
                     await self.socket.send_bytes(message)
+                self._taken_at = time.monotonic()
         except (OSError, RuntimeError) as err:
             # It has gone, or is about to; its reader ends by itself.
             logger.debug("A message could not be sent to a page: %s", err)

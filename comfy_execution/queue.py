@@ -104,14 +104,16 @@ class PromptQueue:
         """Take the next prompt; wait for one if there is none.
 
         Args:
-            timeout: Seconds to wait at most, a flag that is set ends it sooner; None waits on.
+            timeout: Seconds to wait at most, and not at all while a flag is set; None waits on.
 
         Returns:
             The item, and the number under which `task_done` knows it; None if none came.
         """
         with self.not_empty:
             while not self.queue:
-                self.not_empty.wait(timeout)
+                # One that was set before this began would not wake it up.
+                if timeout is None or not self.flags:
+                    self.not_empty.wait(timeout)
                 if timeout is not None and not self.queue:
                     return None
             # Packs reorder the list in their own ways, so that its first need not be the lowest.
