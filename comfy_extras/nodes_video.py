@@ -13,7 +13,7 @@ from comfy.image_saving import graph_metadata
 from comfy_api.input_impl.video_types import VideoFromComponents, VideoFromFile
 from comfy_api.latest import io, ui
 from comfy_api.util.video_types import VideoCodec, VideoComponents, VideoContainer
-from comfy_extras.classic.input_files import check_exists, input_names
+from comfy_extras.classic.input_files import check_exists, input_names, path_of
 from comfy_extras.extension import Extension
 from comfy_extras.pictures.webm import CODECS, write_webm
 
@@ -178,12 +178,12 @@ class LoadVideo(io.ComfyNode):
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
         """See `comfy_api.input_impl.VideoFromFile`."""
-        return io.NodeOutput(VideoFromFile(folder_paths.get_annotated_filepath(file)))
+        return io.NodeOutput(VideoFromFile(path_of(file)))
 
     @classmethod
     def fingerprint_inputs(cls, file: str) -> tuple[int, int]:
         """Time and size: a film is too long to be read only to see whether it was replaced."""
-        found = os.stat(folder_paths.get_annotated_filepath(file))
+        found = os.stat(path_of(file))
         return found.st_mtime_ns, found.st_size
 
     @classmethod

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, ImageSequence
 import folder_paths
 import node_helpers
 from comfy.image_saving import png_metadata, to_pillow, write_png
-from comfy_extras.classic.input_files import check_exists, content_hash, input_names
+from comfy_extras.classic.input_files import check_exists, content_hash, input_names, path_of
 
 _NO_MASK_PIXELS = 64
 
@@ -122,7 +122,7 @@ class LoadImage:
 
     def load_image(self, image: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Give (frames, height, width, 3), 0 to 1, and 1 where it is transparent."""
-        path = folder_paths.get_annotated_filepath(image)
+        path = path_of(image)
         pictures: list[torch.Tensor] = []
         masks: list[torch.Tensor] = []
         with node_helpers.pillow(Image.open, path) as opened:
@@ -187,7 +187,7 @@ class LoadImageMask:
 
     def load_image(self, image: str, channel: str) -> tuple[torch.Tensor]:
         """Give (1, height, width), 0 to 1; alpha is turned round, so that holes are masked."""
-        with node_helpers.pillow(Image.open, folder_paths.get_annotated_filepath(image)) as opened:
+        with node_helpers.pillow(Image.open, path_of(image)) as opened:
             upright = _upright(opened)
             if channel == "alpha":
                 return (_mask_of(upright).unsqueeze(0),)

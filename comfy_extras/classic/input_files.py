@@ -15,13 +15,46 @@ def input_names() -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
 
 
+def path_of(name: str) -> str:
+    """The path of a file by its name, such as "sub/picture.png" or "picture.png [output]".
+
+    A prompt may come from anybody, so that no name leads out of the folders for such files. Links in
+    them are the user's own, and lead where they lead.
+
+    Raises:
+        ValueError: It does.
+    """
+    path = os.path.abspath(folder_paths.get_annotated_filepath(name))
+    folders = (
+        folder_paths.get_input_directory(),
+        folder_paths.get_output_directory(),
+        folder_paths.get_temp_directory(),
+    )
+    if not any(_is_below(path, folder) for folder in folders):
+        raise ValueError(
+            f"{name!r} is in none of the folders for input, output and temporary files. Copy the "
+            "file to the input folder, or choose that with --input-directory."
+        )
+    return path
+
+
+def _is_below(path: str, folder: str) -> bool:
+    root = os.path.abspath(folder)
+    try:
+        return os.path.commonpath([root, path]) == root
+    except ValueError:
+        # Two drives share nothing.
+        return False
+
+
 def content_hash(name: str) -> str:
     """The hash of a file's content, by which a file that was replaced is read again."""
-    return hashlib.sha256(Path(folder_paths.get_annotated_filepath(name)).read_bytes()).hexdigest()
+    return hashlib.sha256(Path(path_of(name)).read_bytes()).hexdigest()
 
 
 def check_exists(name: str, kind: str) -> bool | str:
     """True, or what a user is told: that there is no such file of this kind."""
-    if folder_paths.exists_annotated_filepath(name):
-        return True
-    return f"Invalid {kind} file: {name}"
+    try:
+        return os.path.isfile(path_of(name)) or f"Invalid {kind} file: {name}"
+    except ValueError as err:
+        return f"Invalid {kind} file: {err}"

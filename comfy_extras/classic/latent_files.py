@@ -11,7 +11,7 @@ import torch
 import comfy.utils
 import folder_paths
 from comfy_extras.classic.graph_metadata import graph_metadata
-from comfy_extras.classic.input_files import check_exists, content_hash, input_names
+from comfy_extras.classic.input_files import check_exists, content_hash, input_names, path_of
 
 Latent = dict[str, Any]
 
@@ -78,7 +78,7 @@ class LoadLatent:
 
     def load(self, latent: str) -> tuple[Latent]:
         """Give the samples, float32; ValueError if the file holds none."""
-        path = folder_paths.get_annotated_filepath(latent)
+        path = path_of(latent)
         tensors = comfy.utils.load_torch_file(path, safe_load=True)
         if _SAMPLES not in tensors:
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import folder_paths
 from comfy_api.latest import io, ui
-from comfy_extras.classic.input_files import check_exists, content_hash, input_names
+from comfy_extras.classic.input_files import check_exists, content_hash, input_names, path_of
 from comfy_extras.sounds.mixing import Sound
 from comfy_extras.sounds.reading import read_sound
 
@@ -106,7 +106,7 @@ class PreviewAudio(io.ComfyNode):
 
 
 def _from_file(name: str) -> Sound:
-    return read_sound(folder_paths.get_annotated_filepath(name))
+    return read_sound(path_of(name))
 
 
 class LoadAudio(io.ComfyNode):
