@@ -3,113 +3,79 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from comfy_api.latest import io
 from comfy_extras.extension import Extension
 
-_CATEGORY = "utils/primitive"
 _MOST = sys.maxsize
 
 
-class String(io.ComfyNode):
+def _schema(name: str, display_name: str, value: Any, output: Any) -> io.Schema:
+    return io.Schema(
+        node_id=name,
+        display_name=display_name,
+        category="utils/primitive",
+        inputs=[value],
+        outputs=[output],
+    )
+
+
+class _Value(io.ComfyNode):
+    @classmethod
+    def execute(cls, value: Any) -> io.NodeOutput:
+        """Give it on."""
+        return io.NodeOutput(value)
+
+
+class String(_Value):
     """A text of one line."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        return io.Schema(
-            node_id="PrimitiveString",
-            display_name="String",
-            category=_CATEGORY,
-            inputs=[io.String.Input("value")],
-            outputs=[io.String.Output()],
-        )
-
-    @classmethod
-    def execute(cls, value: str) -> io.NodeOutput:
-        """Give it on."""
-        return io.NodeOutput(value)
+        return _schema("PrimitiveString", "String", io.String.Input("value"), io.String.Output())
 
 
-class StringMultiline(io.ComfyNode):
+class StringMultiline(_Value):
     """A text of several lines."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        return io.Schema(
-            node_id="PrimitiveStringMultiline",
-            display_name="String (Multiline)",
-            category=_CATEGORY,
-            inputs=[io.String.Input("value", multiline=True)],
-            outputs=[io.String.Output()],
-        )
-
-    @classmethod
-    def execute(cls, value: str) -> io.NodeOutput:
-        """Give it on."""
-        return io.NodeOutput(value)
+        value = io.String.Input("value", multiline=True)
+        return _schema("PrimitiveStringMultiline", "String (Multiline)", value, io.String.Output())
 
 
-class Int(io.ComfyNode):
+class Int(_Value):
     """A whole number."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        number = io.Int.Input("value", min=-_MOST, max=_MOST, control_after_generate=True)
-        return io.Schema(
-            node_id="PrimitiveInt",
-            display_name="Int",
-            category=_CATEGORY,
-            inputs=[number],
-            outputs=[io.Int.Output()],
-        )
-
-    @classmethod
-    def execute(cls, value: int) -> io.NodeOutput:
-        """Give it on."""
-        return io.NodeOutput(value)
+        value = io.Int.Input("value", min=-_MOST, max=_MOST, control_after_generate=True)
+        return _schema("PrimitiveInt", "Int", value, io.Int.Output())
 
 
-class Float(io.ComfyNode):
+class Float(_Value):
     """A number."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        return io.Schema(
-            node_id="PrimitiveFloat",
-            display_name="Float",
-            category=_CATEGORY,
-            inputs=[io.Float.Input("value", min=-_MOST, max=_MOST, step=0.1)],
-            outputs=[io.Float.Output()],
-        )
-
-    @classmethod
-    def execute(cls, value: float) -> io.NodeOutput:
-        """Give it on."""
-        return io.NodeOutput(value)
+        value = io.Float.Input("value", min=-_MOST, max=_MOST, step=0.1)
+        return _schema("PrimitiveFloat", "Float", value, io.Float.Output())
 
 
-class Boolean(io.ComfyNode):
+class Boolean(_Value):
     """True or false."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        return io.Schema(
-            node_id="PrimitiveBoolean",
-            display_name="Boolean",
-            category=_CATEGORY,
-            inputs=[io.Boolean.Input("value")],
-            outputs=[io.Boolean.Output()],
+        return _schema(
+            "PrimitiveBoolean", "Boolean", io.Boolean.Input("value"), io.Boolean.Output()
         )
-
-    @classmethod
-    def execute(cls, value: bool) -> io.NodeOutput:
-        """Give it on."""
-        return io.NodeOutput(value)
 
 
 async def comfy_entrypoint() -> Extension:

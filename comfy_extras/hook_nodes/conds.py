@@ -12,9 +12,6 @@ from comfy.hooks import HookGroup
 Conditioning = list[Any]
 Range = tuple[float, float]
 
-_SINGLE = "advanced/hooks/cond single"
-_PAIR = "advanced/hooks/cond pair"
-
 
 def _conditionings(*names: str) -> dict[str, Any]:
     return dict.fromkeys(names, ("CONDITIONING",))
@@ -37,7 +34,24 @@ def _properties(*names: str) -> dict[str, Any]:
     }
 
 
-class ConditioningSetProperties:
+class _Single:
+    """Gives one conditioning."""
+
+    EXPERIMENTAL = True
+    RETURN_TYPES = ("CONDITIONING",)
+    CATEGORY = "advanced/hooks/cond single"
+
+
+class _Pair:
+    """Gives a positive and a negative conditioning."""
+
+    EXPERIMENTAL = True
+    RETURN_TYPES = ("CONDITIONING", "CONDITIONING")
+    RETURN_NAMES = ("positive", "negative")
+    CATEGORY = "advanced/hooks/cond pair"
+
+
+class ConditioningSetProperties(_Single):
     """Puts properties on a conditioning."""
 
     @classmethod
@@ -45,9 +59,6 @@ class ConditioningSetProperties:
         """See nodes."""
         return _properties("cond_NEW")
 
-    EXPERIMENTAL = True
-    RETURN_TYPES = ("CONDITIONING",)
-    CATEGORY = _SINGLE
     FUNCTION = "set_properties"
 
     def set_properties(
@@ -64,7 +75,7 @@ class ConditioningSetProperties:
         return tuple(comfy.hooks.set_conds_props([cond_NEW], *how))
 
 
-class ConditioningSetPropertiesAndCombine:
+class ConditioningSetPropertiesAndCombine(_Single):
     """Puts properties on a conditioning, and adds it to another."""
 
     @classmethod
@@ -72,9 +83,6 @@ class ConditioningSetPropertiesAndCombine:
         """See nodes."""
         return _properties("cond", "cond_NEW")
 
-    EXPERIMENTAL = True
-    RETURN_TYPES = ("CONDITIONING",)
-    CATEGORY = _SINGLE
     FUNCTION = "set_properties"
 
     def set_properties(
@@ -92,7 +100,7 @@ class ConditioningSetPropertiesAndCombine:
         return tuple(comfy.hooks.set_conds_props_and_combine([cond], [cond_NEW], *how))
 
 
-class PairConditioningSetProperties:
+class PairConditioningSetProperties(_Pair):
     """Puts the same properties on a positive and a negative conditioning."""
 
     @classmethod
@@ -100,10 +108,6 @@ class PairConditioningSetProperties:
         """See nodes."""
         return _properties("positive_NEW", "negative_NEW")
 
-    EXPERIMENTAL = True
-    RETURN_TYPES = ("CONDITIONING", "CONDITIONING")
-    RETURN_NAMES = ("positive", "negative")
-    CATEGORY = _PAIR
     FUNCTION = "set_properties"
 
     def set_properties(
@@ -121,7 +125,7 @@ class PairConditioningSetProperties:
         return tuple(comfy.hooks.set_conds_props([positive_NEW, negative_NEW], *how))
 
 
-class PairConditioningSetPropertiesAndCombine:
+class PairConditioningSetPropertiesAndCombine(_Pair):
     """Puts the same properties on a pair, and adds it to another."""
 
     @classmethod
@@ -129,10 +133,6 @@ class PairConditioningSetPropertiesAndCombine:
         """See nodes."""
         return _properties("positive", "negative", "positive_NEW", "negative_NEW")
 
-    EXPERIMENTAL = True
-    RETURN_TYPES = ("CONDITIONING", "CONDITIONING")
-    RETURN_NAMES = ("positive", "negative")
-    CATEGORY = _PAIR
     FUNCTION = "set_properties"
 
     def set_properties(
@@ -148,19 +148,12 @@ class PairConditioningSetPropertiesAndCombine:
         timesteps: Range | None = None,
     ) -> tuple[Conditioning, ...]:
         """See `comfy.hooks.set_conds_props_and_combine`."""
-        combined = comfy.hooks.set_conds_props_and_combine(
-            [positive, negative],
-            [positive_NEW, negative_NEW],
-            strength,
-            set_cond_area,
-            mask,
-            hooks,
-            timesteps,
-        )
-        return tuple(combined)
+        present, new = [positive, negative], [positive_NEW, negative_NEW]
+        how = (strength, set_cond_area, mask, hooks, timesteps)
+        return tuple(comfy.hooks.set_conds_props_and_combine(present, new, *how))
 
 
-class ConditioningSetDefaultCombine:
+class ConditioningSetDefaultCombine(_Single):
     """Adds a conditioning that holds where no other does."""
 
     @classmethod
@@ -171,9 +164,6 @@ class ConditioningSetDefaultCombine:
             "optional": {"hooks": ("HOOKS",)},
         }
 
-    EXPERIMENTAL = True
-    RETURN_TYPES = ("CONDITIONING",)
-    CATEGORY = _SINGLE
     FUNCTION = "set_default_and_combine"
 
     def set_default_and_combine(
@@ -184,7 +174,7 @@ class ConditioningSetDefaultCombine:
         return tuple(made)
 
 
-class PairConditioningSetDefaultCombine:
+class PairConditioningSetDefaultCombine(_Pair):
     """The same for a pair."""
 
     @classmethod
@@ -193,10 +183,6 @@ class PairConditioningSetDefaultCombine:
         names = ("positive", "negative", "positive_DEFAULT", "negative_DEFAULT")
         return {"required": _conditionings(*names), "optional": {"hooks": ("HOOKS",)}}
 
-    EXPERIMENTAL = True
-    RETURN_TYPES = ("CONDITIONING", "CONDITIONING")
-    RETURN_NAMES = ("positive", "negative")
-    CATEGORY = _PAIR
     FUNCTION = "set_default_and_combine"
 
     def set_default_and_combine(
@@ -212,7 +198,7 @@ class PairConditioningSetDefaultCombine:
         return tuple(comfy.hooks.set_default_conds_and_combine(*pairs, hooks))
 
 
-class PairConditioningCombine:
+class PairConditioningCombine(_Pair):
     """Adds one pair of conditionings to another."""
 
     @classmethod
@@ -221,10 +207,6 @@ class PairConditioningCombine:
         names = ("positive_A", "negative_A", "positive_B", "negative_B")
         return {"required": _conditionings(*names)}
 
-    EXPERIMENTAL = True
-    RETURN_TYPES = ("CONDITIONING", "CONDITIONING")
-    RETURN_NAMES = ("positive", "negative")
-    CATEGORY = _PAIR
     FUNCTION = "combine"
 
     def combine(

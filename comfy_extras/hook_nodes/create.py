@@ -10,7 +10,6 @@ import comfy.utils
 import folder_paths
 from comfy.hooks import EnumWeightTarget, HookGroup
 
-_CREATE = "advanced/hooks/create"
 _NETWORK = "diffusion_model."
 
 
@@ -18,30 +17,43 @@ def _strength() -> tuple[str, dict[str, Any]]:
     return "FLOAT", {"default": 1.0, "min": -20.0, "max": 20.0, "step": 0.01}
 
 
-def _files(kind: str) -> tuple[list[str]]:
-    return (folder_paths.get_filename_list(kind),)
-
-
 def _added(hooks: HookGroup, before: HookGroup | None) -> HookGroup:
     return hooks if before is None else before.clone_and_combine(hooks)
 
 
-class CreateHookLora:
-    """A LoRA that can be switched on and off during a sampling."""
+class _Creating:
+    """A node that makes a hook of a file.
+
+    Attributes:
+        FILE: The input that names it.
+        FOLDER: The key of its folder.
+        STRENGTHS: The inputs that say how strong the hook is.
+    """
+
+    FILE = ""
+    FOLDER = ""
+    STRENGTHS: tuple[str, ...] = ("strength_model", "strength_clip")
+    EXPERIMENTAL = True
+    RETURN_TYPES = ("HOOKS",)
+    CATEGORY = "advanced/hooks/create"
+    FUNCTION = "create_hook"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """See nodes."""
-        strengths = {"strength_model": _strength(), "strength_clip": _strength()}
+        strengths = {name: _strength() for name in cls.STRENGTHS}
+        files = folder_paths.get_filename_list(cls.FOLDER)
         return {
-            "required": {"lora_name": _files("loras"), **strengths},
+            "required": {cls.FILE: (files,), **strengths},
             "optional": {"prev_hooks": ("HOOKS",)},
         }
 
-    EXPERIMENTAL = True
-    RETURN_TYPES = ("HOOKS",)
-    CATEGORY = _CREATE
-    FUNCTION = "create_hook"
+
+class CreateHookLora(_Creating):
+    """A LoRA that can be switched on and off during a sampling."""
+
+    FILE = "lora_name"
+    FOLDER = "loras"
 
     def create_hook(
         self,
@@ -62,14 +74,7 @@ class CreateHookLora:
 class CreateHookLoraModelOnly(CreateHookLora):
     """The same for the diffusion model alone."""
 
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """See nodes."""
-        return {
-            "required": {"lora_name": _files("loras"), "strength_model": _strength()},
-            "optional": {"prev_hooks": ("HOOKS",)},
-        }
-
+    STRENGTHS = ("strength_model",)
     FUNCTION = "create_hook_model_only"
 
     def create_hook_model_only(
@@ -79,22 +84,11 @@ class CreateHookLoraModelOnly(CreateHookLora):
         return self.create_hook(lora_name, strength_model, 0.0, prev_hooks)
 
 
-class CreateHookModelAsLora:
+class CreateHookModelAsLora(_Creating):
     """The difference to another checkpoint, switched like a LoRA; its weights stay in its file."""
 
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """See nodes."""
-        strengths = {"strength_model": _strength(), "strength_clip": _strength()}
-        return {
-            "required": {"ckpt_name": _files("checkpoints"), **strengths},
-            "optional": {"prev_hooks": ("HOOKS",)},
-        }
-
-    EXPERIMENTAL = True
-    RETURN_TYPES = ("HOOKS",)
-    CATEGORY = _CREATE
-    FUNCTION = "create_hook"
+    FILE = "ckpt_name"
+    FOLDER = "checkpoints"
 
     def create_hook(
         self,
@@ -124,14 +118,7 @@ def _weights(patcher: Any, prefix: str | None) -> dict[str, Any]:
 class CreateHookModelAsLoraModelOnly(CreateHookModelAsLora):
     """The same for the diffusion model alone."""
 
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """See nodes."""
-        return {
-            "required": {"ckpt_name": _files("checkpoints"), "strength_model": _strength()},
-            "optional": {"prev_hooks": ("HOOKS",)},
-        }
-
+    STRENGTHS = ("strength_model",)
     FUNCTION = "create_hook_model_only"
 
     def create_hook_model_only(

@@ -37,9 +37,10 @@ def _schema(name: str, inputs: list[Any], display_name: str | None = None) -> An
     )
 
 
-def _drawn_on(name: str, noise_device: str) -> str:
+def _drawn_on(noise_device: str, name: str, options: dict[str, Any]) -> Any:
     """The variant of a sampler that draws its noise on "gpu" or "cpu"."""
-    return name if noise_device == "cpu" else f"{name}_gpu"
+    variant = name if noise_device == "cpu" else f"{name}_gpu"
+    return io.NodeOutput(comfy.samplers.ksampler(variant, options))
 
 
 class KSamplerSelect(io.ComfyNode):
@@ -59,39 +60,45 @@ class KSamplerSelect(io.ComfyNode):
     get_sampler = execute
 
 
-class SamplerEulerAncestral(io.ComfyNode):
+class _Ancestral(io.ComfyNode):
+    """A sampler that adds fresh noise in each step.
+
+    Attributes:
+        SAMPLER: Its name in `comfy.samplers`.
+    """
+
+    SAMPLER = ""
+
+    @classmethod
+    def execute(cls, eta: float, s_noise: float) -> Any:
+        """Make it; 0 for `eta` adds no noise, `s_noise` is a factor of it."""
+        options = {"eta": eta, "s_noise": s_noise}
+        return io.NodeOutput(comfy.samplers.ksampler(cls.SAMPLER, options))
+
+    get_sampler = execute
+
+
+class SamplerEulerAncestral(_Ancestral):
     """Euler steps with fresh noise."""
+
+    SAMPLER = "euler_ancestral"
 
     @classmethod
     def define_schema(cls) -> Any:
         """See nodes."""
         return _schema("SamplerEulerAncestral", [_eta(), _s_noise()])
 
-    @classmethod
-    def execute(cls, eta: float, s_noise: float) -> Any:
-        """See `sample_euler_ancestral`."""
-        options = {"eta": eta, "s_noise": s_noise}
-        return io.NodeOutput(comfy.samplers.ksampler("euler_ancestral", options))
 
-    get_sampler = execute
-
-
-class SamplerEulerAncestralCFGPP(io.ComfyNode):
+class SamplerEulerAncestralCFGPP(_Ancestral):
     """Euler steps with fresh noise, guided as CFG++."""
+
+    SAMPLER = "euler_ancestral_cfg_pp"
 
     @classmethod
     def define_schema(cls) -> Any:
         """See nodes."""
         inputs = [_eta(most=1.0), _s_noise(10.0)]
         return _schema("SamplerEulerAncestralCFGPP", inputs, "SamplerEulerAncestralCFG++")
-
-    @classmethod
-    def execute(cls, eta: float, s_noise: float) -> Any:
-        """See `sample_euler_ancestral_cfg_pp`."""
-        options = {"eta": eta, "s_noise": s_noise}
-        return io.NodeOutput(comfy.samplers.ksampler("euler_ancestral_cfg_pp", options))
-
-    get_sampler = execute
 
 
 class SamplerLMS(io.ComfyNode):
@@ -121,9 +128,8 @@ class SamplerDPMPP_3M_SDE(io.ComfyNode):
     @classmethod
     def execute(cls, eta: float, s_noise: float, noise_device: str) -> Any:
         """See `sample_dpmpp_3m_sde`."""
-        name = _drawn_on("dpmpp_3m_sde", noise_device)
         options = {"eta": eta, "s_noise": s_noise}
-        return io.NodeOutput(comfy.samplers.ksampler(name, options))
+        return _drawn_on(noise_device, "dpmpp_3m_sde", options)
 
     get_sampler = execute
 
@@ -140,9 +146,8 @@ class SamplerDPMPP_2M_SDE(io.ComfyNode):
     @classmethod
     def execute(cls, solver_type: str, eta: float, s_noise: float, noise_device: str) -> Any:
         """See `sample_dpmpp_2m_sde`."""
-        name = _drawn_on("dpmpp_2m_sde", noise_device)
         options = {"eta": eta, "s_noise": s_noise, "solver_type": solver_type}
-        return io.NodeOutput(comfy.samplers.ksampler(name, options))
+        return _drawn_on(noise_device, "dpmpp_2m_sde", options)
 
     get_sampler = execute
 
@@ -159,28 +164,21 @@ class SamplerDPMPP_SDE(io.ComfyNode):
     @classmethod
     def execute(cls, eta: float, s_noise: float, r: float, noise_device: str) -> Any:
         """See `sample_dpmpp_sde`."""
-        name = _drawn_on("dpmpp_sde", noise_device)
         options = {"eta": eta, "s_noise": s_noise, "r": r}
-        return io.NodeOutput(comfy.samplers.ksampler(name, options))
+        return _drawn_on(noise_device, "dpmpp_sde", options)
 
     get_sampler = execute
 
 
-class SamplerDPMPP_2S_Ancestral(io.ComfyNode):
+class SamplerDPMPP_2S_Ancestral(_Ancestral):
     """DPM-Solver++(2S) with fresh noise."""
+
+    SAMPLER = "dpmpp_2s_ancestral"
 
     @classmethod
     def define_schema(cls) -> Any:
         """See nodes."""
         return _schema("SamplerDPMPP_2S_Ancestral", [_eta(), _s_noise()])
-
-    @classmethod
-    def execute(cls, eta: float, s_noise: float) -> Any:
-        """See `sample_dpmpp_2s_ancestral`."""
-        options = {"eta": eta, "s_noise": s_noise}
-        return io.NodeOutput(comfy.samplers.ksampler("dpmpp_2s_ancestral", options))
-
-    get_sampler = execute
 
 
 class SamplerDPMAdaptative(io.ComfyNode):
