@@ -1,0 +1,35 @@
+"""Versions of packages beside ours: what is installed, and what requirements.txt asks for."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+
+_REQUIREMENTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "requirements.txt")
+_PINNED = re.compile(r"^\s*([A-Za-z0-9._-]+)\s*==\s*([^\s;#]+)")
+
+SHOWN = ("comfyui-frontend-package", "comfyui-workflow-templates", "comfyui-embedded-docs")
+"""The packages that the page has an opinion on."""
+
+
+def installed_version(package: str) -> str | None:
+    """The version that is installed; None if it is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def required_versions(path: str = _REQUIREMENTS) -> dict[str, str]:
+    """The pinned versions by name of the package, in lower case with "-".
+
+    Args:
+        path: Of the requirements; a file that is missing pins nothing.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = [match for line in file if (match := _PINNED.match(line))]
+    except FileNotFoundError:
+        return {}
+    return {re.sub(r"[-_.]+", "-", one[1]).lower(): one[2] for one in found}
