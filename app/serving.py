@@ -157,7 +157,9 @@ def warn_of_strangers(bound: Sequence[Bound]) -> None:
 
 def tell_address(bound: Sequence[Bound]) -> None:
     """Say in the log where the page is."""
-    logger.info("The page is at %s", " and ".join(place.url for place in bound))
+    # "comfy launch --background" waits for the words before the address.
+    where = " and ".join(place.url for place in bound)
+    logger.info("The page is ready. To see the GUI go to: %s", where)
 
 
 def open_browser(place: Bound) -> None:
