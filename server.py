@@ -18,6 +18,7 @@ import execution
 from api_server import frames
 from api_server.routes import (
     features,
+    files,
     history,
     jobs,
     loading,
@@ -31,6 +32,7 @@ from api_server.routes import (
 from api_server.sockets import Clients
 from api_server.utils import json_text
 from app import serving
+from app.user_manager import UserManager
 from comfy.cli_args import args
 from middleware import chain
 from protocol import BinaryEventTypes as BinaryEventTypes
@@ -40,7 +42,10 @@ logger = logging.getLogger(__name__)
 OnPrompt = Callable[[dict[str, Any]], dict[str, Any]]
 
 _BYTES_PER_MB = 1024 * 1024
-_ROOMS = (websocket, features, prompt, queue, history, jobs, node_info, system, loading, metrics)
+_ROOMS = (
+    *(websocket, features, prompt, queue, history, jobs, node_info),
+    *(files, system, loading, metrics),
+)
 # Longer ones than aiohttp's own: paths of models stand in queries, tokens in headers.
 _LONGEST_LINE = 16 * 1024
 # How long answers that are on their way may take when the server stops.
@@ -72,6 +77,7 @@ class PromptServer:
         clients: Pages that are connected.
         sockets: Socket of each page by its id.
         sockets_metadata: "feature_flags" of each page by its id.
+        user_manager: Users, their settings and files.
         supports: What else packs may count on.
         web_root: Folder of the page's files; None if there is none.
         client_session: For requests to other servers; None before `setup`.
@@ -100,6 +106,7 @@ class PromptServer:
         self.last_node_id: str | None = None
         self.last_prompt_id: str | None = None
         self.number = 0
+        self.user_manager = UserManager()
         self.supports = ["custom_nodes_from_web"]
         self.on_prompt_handlers: list[OnPrompt] = []
         self.worker: Any = None
@@ -123,6 +130,7 @@ class PromptServer:
 
         Called once, when packs have added theirs.
         """
+        self.user_manager.add_routes(self.routes)
         known = [route for route in self.routes if isinstance(route, web.RouteDef)]
         doubled = [
             web.RouteDef(route.method, f"/api{route.path}", route.handler, dict(route.kwargs))
