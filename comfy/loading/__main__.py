@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ COMMANDS = {
     "inspect": "what is in a checkpoint, whether it is valid, and what of it is in memory",
     "doctor": "what this machine is, how a file would be loaded, and which flags to use",
     "bench": "how fast each strategy loads a file here, and what it costs in memory",
+    "graft": "put this package into a stock ComfyUI, or take it out again",
 }
 
 EXIT_FAILED = 1
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] not in COMMANDS:
+    if not arguments or arguments[0] not in _here():
         return _general(arguments)
     name = arguments[0]
     # Only the chosen one is imported: the general help needs no torch.
@@ -70,6 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def _here() -> dict[str, str]:
+    """The commands of this copy of the package: a grafted one cannot graft."""
+    return {
+        name: text
+        for name, text in COMMANDS.items()
+        if importlib.util.find_spec(f"comfy.loading.commands.{name}") is not None
+    }
+
+
 def _general(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
@@ -77,7 +88,7 @@ def _general(arguments: Sequence[str]) -> int:
         epilog=f"{PROGRAM} COMMAND --help tells more. {_EXIT_CODES}.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, text in COMMANDS.items():
+    for name, text in _here().items():
         commands.add_parser(name, help=text)
     parser.parse_args(arguments)
     return 0
