@@ -8,6 +8,7 @@ signature costs the same however many ancestors stand behind it.
 from __future__ import annotations
 
 import math
+import numbers
 import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
@@ -32,19 +33,25 @@ def to_hashable(value: Any) -> Any:
     """Make a value comparable by what it holds.
 
     Args:
-        value: Strings, numbers, None, bytes, and lists, tuples, sets and dicts of them.
+        value: Strings, numbers, numpy's too, None, bytes, and lists, tuples, sets and dicts of
+            them.
 
     Returns:
-        Something hashable. Numbers of different types differ; NaN and everything unknown
-        becomes an `Unhashable`.
+        Something hashable. Truth values, whole numbers and fractions differ; NaN and everything
+        unknown becomes an `Unhashable`.
     """
-    kind = type(value)
-    if value is None or kind in (str, int, bytes):
+    if value is None or type(value) in (str, int, bytes):
         return value
-    if kind is float:
-        return Unhashable() if math.isnan(value) else (float, value.hex())
-    if kind is bool:
+    if isinstance(value, bool):
         return (bool, value)
+    # Subclasses by what they hold: packs have some that are equal to everything.
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        fraction = float(value)
+        return Unhashable() if math.isnan(fraction) else (float, fraction.hex())
     if isinstance(value, Mapping):
         pairs = (((to_hashable(key)), to_hashable(one)) for key, one in value.items())
         return (dict, frozenset(pairs))

@@ -7,6 +7,7 @@ import enum
 import math
 from typing import Any
 
+import numpy
 import pytest
 
 from comfy_execution.cache_keys import (
@@ -87,6 +88,31 @@ def test_different_constants_have_different_keys(one: Any, other: Any) -> None:
 def test_what_cannot_be_compared_never_has_the_same_key(value: Any) -> None:
     first = _key(value)
     assert _key(value) is not first
+
+
+class _Any(str):
+    """A type's name as packs write it: unequal to nothing."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (numpy.float64(0.5), 0.5),
+        (numpy.float32(0.5), 0.5),
+        (numpy.int64(3), 3),
+        (_Any("word"), "word"),
+        ([_Any("word")], ["word"]),
+    ],
+)
+def test_numbers_of_numpy_and_kinds_of_text_count_by_what_they_hold(value: Any, plain: Any) -> None:
+    assert to_hashable(value) == to_hashable(plain)
+    assert to_hashable(_Any("word")) != "other"
 
 
 def test_unknown_values_equal_nothing_but_themselves() -> None:
