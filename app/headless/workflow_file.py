@@ -54,18 +54,20 @@ def read(name: str) -> Workflow:
     return parse(content, name)
 
 
-def parse(content: bytes, source: str) -> Workflow:
+def parse(content: bytes, source: str, is_strict: bool = True) -> Workflow:
     """Tell which form of workflow a JSON text is.
 
     Args:
         content: UTF-8, with or without a byte order mark.
         source: Where it is from, for messages.
+        is_strict: Refuse NaN and infinities, which are no JSON; else they are nothing.
 
     Raises:
         UserError: If it is no JSON, or no workflow.
     """
     try:
-        found = json.loads(content.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        constant = _refuse_constant if is_strict else _nothing
+        found = json.loads(content.decode("utf-8-sig"), parse_constant=constant)
     except UnicodeDecodeError as err:
         raise UserError(f"{source} is neither a JSON text nor a PNG picture.") from err
     except json.JSONDecodeError as err:
@@ -79,6 +81,10 @@ def parse(content: bytes, source: str) -> Workflow:
 
 def _refuse_constant(word: str) -> NoReturn:
     raise UserError(f"{word} is no number of JSON, and no node can take it.")
+
+
+def _nothing(word: str) -> None:
+    """In the place of a number that JSON does not have."""
 
 
 def _sort(found: Any, source: str) -> Workflow:
@@ -123,7 +129,7 @@ def _of_picture(path: Path) -> Workflow:
     except (OSError, SyntaxError, UnidentifiedImageError) as err:
         raise UserError(f"{path} is a damaged picture: {err}.") from err
     parts = {
-        key: parse(texts[key].encode("utf-8"), f"{path}, text '{key}'")
+        key: parse(texts[key].encode("utf-8"), f"{path}, text '{key}'", is_strict=False)
         for key in ("prompt", "workflow")
         if key in texts
     }
@@ -132,5 +138,8 @@ def _of_picture(path: Path) -> Workflow:
             f"{path} holds no workflow. Pictures that were edited or sent through a chat lose it."
         )
     prompt = parts["prompt"].prompt if "prompt" in parts else None
+    for node in (prompt or {}).values():
+        # The answer of the run that made the picture, maybe NaN; nodes are to be asked again.
+        node.pop("is_changed", None)
     page = parts["workflow"].page if "workflow" in parts else None
     return Workflow(prompt, page, str(path))

@@ -59,6 +59,14 @@ def test_a_picture_with_the_page_s_form_only_is_converted_later(tmp_path: Path) 
     assert (found.prompt, found.page) == (None, PAGE)
 
 
+def test_a_picture_does_not_tell_what_had_changed_when_it_was_made(tmp_path: Path) -> None:
+    text = json.dumps({"1": {**PROMPT["1"], "is_changed": [float("nan")]}})
+    page = {**PAGE, "extra": {"scale": float("inf")}}
+    assert "NaN" in text
+    found = read(a_picture(tmp_path / "p.png", prompt=text, workflow=page))
+    assert (found.prompt, found.page) == (PROMPT, {**PAGE, "extra": {"scale": None}})
+
+
 def test_standard_input_is_read_for_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
     given = SimpleNamespace(buffer=io.BytesIO(json.dumps(PROMPT).encode()))
     monkeypatch.setattr("sys.stdin", given)
