@@ -107,3 +107,21 @@ def inputs_of_choice(combo: Declared, key: Any) -> list[Declared]:
                 for one in declared(sections.get(part) or {}, f"{combo.name}.")
             ]
     return []
+
+
+def inputs_given(node_class: Any, given: Mapping[str, Any]) -> Iterator[Declared]:
+    """The inputs of a node, those that its present choices bring included.
+
+    Args:
+        node_class: Its class.
+        given: The prompt node's inputs.
+
+    Raises:
+        UserError: See `inputs_of`.
+    """
+    todo = inputs_of(node_class)
+    while todo:
+        one = todo.pop(0)
+        yield one
+        if one.kind == DYNAMIC_COMBO:
+            todo[:0] = inputs_of_choice(one, given.get(one.name))

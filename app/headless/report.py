@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import folder_paths
-from app.headless.node_inputs import inputs_of
+from app.headless.node_inputs import inputs_given
 from comfy_execution.validation_errors import nearest
 
 Prompt = Mapping[str, Mapping[str, Any]]
@@ -171,7 +171,7 @@ def _not_in_list(
 
 
 def _choices(node: Mapping[str, Any], name: str, classes: Mapping[str, Any]) -> Sequence[Any]:
-    declared = inputs_of(classes[str(node["class_type"])])
+    declared = inputs_given(classes[str(node["class_type"])], node["inputs"])
     return next((one.choices for one in declared if one.name == name), ())
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from app.headless.failures import UserError
-from app.headless.node_inputs import DYNAMIC_COMBO, Declared, inputs_of, inputs_of_choice
+from app.headless.node_inputs import DYNAMIC_COMBO, Declared, inputs_given
 from comfy_execution.validation_errors import nearest
 
 _TRUE = ("true", "yes", "on", "1")
@@ -116,15 +116,8 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 
 def _declared(node: Mapping[str, Any], classes: Mapping[str, Any]) -> Iterator[Declared]:
-    """The inputs of a node, those that its present choices bring included."""
-    if _class(node) not in classes:
-        return
-    todo = inputs_of(classes[_class(node)])
-    while todo:
-        one = todo.pop(0)
-        yield one
-        if one.kind == DYNAMIC_COMBO:
-            todo[:0] = inputs_of_choice(one, node["inputs"].get(one.name))
+    if _class(node) in classes:
+        yield from inputs_given(classes[_class(node)], node["inputs"])
 
 
 def _names(node: Mapping[str, Any], classes: Mapping[str, Any]) -> list[str]:

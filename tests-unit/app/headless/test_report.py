@@ -12,6 +12,7 @@ import execution
 import folder_paths
 import nodes
 from app.headless import report
+from comfy_extras.pictures.scaling_nodes import ResizeImageMaskNode
 
 
 def a_node(kind: str, **inputs: Any) -> dict[str, Any]:
@@ -81,6 +82,23 @@ def test_each_fault_of_an_input_names_the_node_and_the_input(
     small_nodes: None, prompt: dict[str, Any], sentence: str
 ) -> None:
     assert told(prompt) == [sentence]
+
+
+def test_a_choice_that_another_choice_brings_is_told_with_what_there_is(
+    small_nodes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, "Resize", ResizeImageMaskNode)
+    size = {"resize_type.width": 8, "resize_type.height": 8, "resize_type.crop": "centre"}
+    resize = {"input": ["1", 0], "resize_type": "scale dimensions", "scale_method": "area", **size}
+    prompt = {
+        "1": a_node("EmptyImage", width=8, height=8, batch_size=1, color=0),
+        "2": a_node("Resize", **resize),
+        "3": a_node("PreviewImage", images=["2", 0]),
+    }
+    (sentence,) = told(prompt)
+    assert sentence.endswith(
+        "input 'resize_type.crop': 'centre' is none of its choices; did you mean 'center'?"
+    )
 
 
 def test_a_circle_is_told(small_nodes: None) -> None:
