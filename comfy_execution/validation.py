@@ -107,7 +107,8 @@ async def validate_prompt(
         return False, errors.prompt_no_outputs(details), [], {}
     walk = _Walk(prompt_id, prompt, {}, classes)
     good = [node_id for node_id in wanted if await walk.can_run(node_id)]
-    node_errors = walk.node_errors([node_id for node_id in wanted if node_id not in set(good)])
+    can_run = set(good)
+    node_errors = walk.node_errors([node_id for node_id in wanted if node_id not in can_run])
     if good:
         return True, None, good, node_errors
     own = [error for node_id in wanted for error in walk.validated[node_id][1]]
