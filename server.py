@@ -15,6 +15,7 @@ import aiohttp
 from aiohttp import web
 
 import execution
+import nodes
 from api_server import frames
 from api_server.routes import (
     features,
@@ -23,15 +24,20 @@ from api_server.routes import (
     jobs,
     loading,
     metrics,
+    models,
     node_info,
     prompt,
     queue,
     system,
     websocket,
 )
+from api_server.routes.internal.internal_routes import InternalRoutes
 from api_server.sockets import Clients
 from api_server.utils import json_text
 from app import serving
+from app.custom_node_manager import CustomNodeManager
+from app.model_manager import ModelFileManager
+from app.subgraph_manager import SubgraphManager
 from app.user_manager import UserManager
 from comfy.cli_args import args
 from middleware import chain
@@ -44,7 +50,7 @@ OnPrompt = Callable[[dict[str, Any]], dict[str, Any]]
 _BYTES_PER_MB = 1024 * 1024
 _ROOMS = (
     *(websocket, features, prompt, queue, history, jobs, node_info),
-    *(files, system, loading, metrics),
+    *(files, models, system, loading, metrics),
 )
 # Longer ones than aiohttp's own: paths of models stand in queries, tokens in headers.
 _LONGEST_LINE = 16 * 1024
@@ -78,6 +84,10 @@ class PromptServer:
         sockets: Socket of each page by its id.
         sockets_metadata: "feature_flags" of each page by its id.
         user_manager: Users, their settings and files.
+        model_file_manager: The library of models.
+        custom_node_manager: Workflows and texts of packs.
+        subgraph_manager: Subgraphs of packs.
+        internal_routes: What only the page itself asks.
         supports: What else packs may count on.
         web_root: Folder of the page's files; None if there is none.
         client_session: For requests to other servers; None before `setup`.
@@ -107,6 +117,10 @@ class PromptServer:
         self.last_prompt_id: str | None = None
         self.number = 0
         self.user_manager = UserManager()
+        self.model_file_manager = ModelFileManager()
+        self.custom_node_manager = CustomNodeManager()
+        self.subgraph_manager = SubgraphManager()
+        self.internal_routes = InternalRoutes(self)
         self.supports = ["custom_nodes_from_web"]
         self.on_prompt_handlers: list[OnPrompt] = []
         self.worker: Any = None
@@ -130,7 +144,12 @@ class PromptServer:
 
         Called once, when packs have added theirs.
         """
+        packs = list(nodes.LOADED_MODULE_DIRS.items())
         self.user_manager.add_routes(self.routes)
+        self.model_file_manager.add_routes(self.routes)
+        self.custom_node_manager.add_routes(self.routes, self.app, packs)
+        self.subgraph_manager.add_routes(self.routes, packs)
+        self.app.add_subapp("/internal", self.internal_routes.get_app())
         known = [route for route in self.routes if isinstance(route, web.RouteDef)]
         doubled = [
             web.RouteDef(route.method, f"/api{route.path}", route.handler, dict(route.kwargs))
