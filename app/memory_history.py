@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from comfy.loading import default_loader
+from app.memory_pools import load_options
 from comfy_extras.memory_recording import SLACK_BYTES, Moment, measure
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class MemoryHistory:
 
     def bound(self) -> Bound:
         """What loading may take, and what was taken."""
-        staging = default_loader().options.staging_bytes
+        staging = load_options().staging_bytes
         with self._lock:
             return Bound(self._base, self._weights, staging, SLACK_BYTES, self._peak)
 
