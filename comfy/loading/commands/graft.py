@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.check:
         print("\n".join(_report(checkout, found)))
         return 0
-    if arguments.diff or arguments.branch:
+    if arguments.diff is not None or arguments.branch is not None:
         return _for_review(checkout, found, package, arguments)
     apply(checkout, found, package)
     lines = sum(one.lines for one in found)
@@ -81,11 +81,11 @@ def _for_review(
     package: Mapping[str, bytes],
     arguments: argparse.Namespace,
 ) -> int:
-    if arguments.branch:
+    if arguments.branch is not None:
         subjects = commit(checkout, arguments.branch, package)
         print(f"Branch {arguments.branch} in {checkout.root}, {len(subjects)} commits:")
         print("\n".join(f"  {subject}" for subject in subjects))
-    if arguments.diff:
+    if arguments.diff is not None:
         try:
             Path(arguments.diff).write_bytes(unified(found, package))
         except OSError as err:

@@ -1,0 +1,106 @@
+"""A program in a stand-in tree: loads a model from a real file, moves it there and back, measures.
+
+Started as a script, with the tree and this project's ``tests-unit`` as the import path, and with
+what to do as JSON in the environment; prints what it saw as JSON.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+from typing import Any
+
+import comfy.options
+
+comfy.options.enable_args_parsing()
+
+import torch  # noqa: E402 - the parser comes first, as in ComfyUI's main
+
+import comfy.cli_args  # noqa: E402
+import comfy.model_base  # noqa: E402
+import comfy.model_management  # noqa: E402
+import comfy.model_patcher  # noqa: E402
+import comfy.utils  # noqa: E402
+from support import simulated_device  # noqa: E402
+
+PREFIX = "model.diffusion_model."
+CPU = torch.device("cpu")
+
+device: Any = simulated_device.install()[0]
+
+
+def anonymous() -> int:
+    """Private memory of this process that is no page of a file, in bytes."""
+    gc.collect()
+    with open("/proc/self/smaps_rollup") as rollup:
+        return next(int(line.split()[1]) for line in rollup if line.startswith("Anonymous:")) * 1024
+
+
+def is_mapped(path: str) -> bool:
+    """Whether any page of a file is mapped."""
+    with open("/proc/self/maps") as maps:
+        return os.path.basename(path) in maps.read()
+
+
+def build(path: str, width: int, depth: int, dtype: torch.dtype, seen: dict[str, Any]) -> Any:
+    """Make a model of a file, and its patcher."""
+    loaded = comfy.utils.load_torch_file(path)
+    sd = loaded[0] if isinstance(loaded, tuple) else loaded
+    seen["kinds"] = sorted({type(tensor).__name__ for tensor in sd.values()})
+    seen["tags"] = sum(
+        hasattr(one.untyped_storage(), "_comfy_tensor_file_slice") for one in sd.values()
+    )
+    seen["mapped"] = is_mapped(path)
+    model = comfy.model_base.BaseModel(width, depth, dtype)
+    model.load_model_weights(sd, PREFIX)
+    where = comfy.model_management.get_torch_device()
+    return comfy.model_patcher.ModelPatcher(model, where, CPU)
+
+
+def once(patcher: Any, request: dict[str, Any], seen: dict[str, Any], start: int) -> list[float]:
+    """Load, run, unload."""
+    where, diffusion = patcher.load_device, patcher.model.diffusion_model
+    width = diffusion.blocks[0].in_features
+    x = torch.linspace(-1, 1, width).repeat(2, 1).to(where, diffusion.blocks[0].weight.dtype)
+    with torch.no_grad():
+        patcher.partially_load(where, request.get("budget", 0))
+        seen["loaded"], seen["on_device"] = anonymous() - start, device.allocated_bytes
+        if "evict" in request:
+            patcher.partially_unload(CPU, request["evict"])
+            seen["evicted"], seen["on_device_evicted"] = anonymous() - start, device.allocated_bytes
+        result: list[float] = diffusion(x).float().cpu().flatten().tolist()
+    patcher.detach()
+    del x
+    seen["unloaded"], seen["on_device_unloaded"] = anonymous() - start, device.allocated_bytes
+    return result
+
+
+def main() -> None:
+    """Do what was asked."""
+    request = json.loads(os.environ["STAND_IN_REQUEST"])
+    device.is_unified = request.get("unified", True)
+    seen: dict[str, Any] = {"free": comfy.model_management.get_free_memory()}
+    # What the first use costs for good (modules, staging) is no weight's memory.
+    once(build(request["warm_up"], 8, 1, torch.float32, {}), {}, {}, 0)
+    dtype = getattr(torch, request.get("dtype", "float32"))
+    device.reset()
+    device.is_unified = request.get("unified", True)
+    start = anonymous()
+    patcher = build(request["path"], request["width"], request["depth"], dtype, seen)
+    seen["built"], seen["mapped_built"] = anonymous() - start, is_mapped(request["path"])
+    width = request["width"]
+    for key in request.get("patched", ()):
+        patcher.add_patches({key: torch.eye(width)}, 0.5)
+    seen["results"] = [once(patcher, request, seen, start) for _ in range(request.get("rounds", 1))]
+    seen["pinned"] = len(patcher.pinned)
+    seen["kinds_unloaded"] = sorted({type(one).__name__ for one in patcher.model.parameters()})
+    counters = device.counters
+    seen["h2d_bytes"], seen["d2h_bytes"] = counters.h2d_bytes, counters.d2h_bytes
+    seen["uploaded_bytes"] = counters.uploaded_bytes
+    json.dump(seen, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
