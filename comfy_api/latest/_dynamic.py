@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from comfy_api.internal.dicts import prune_dict
+from comfy_api.latest._fields import parameter
 from comfy_api.latest._inputs import (
     ComfyTypeI,
     ComfyTypeIO,
@@ -87,11 +88,18 @@ class MultiType(ComfyTypeI):
                 tooltip = tooltip or lender.tooltip
                 lazy = lender.lazy if lazy is None else lazy
             super().__init__(
-                name, display_name, optional, tooltip, lazy, extra_dict, raw_link, advanced
+                name,
+                display_name=display_name,
+                optional=optional,
+                tooltip=tooltip,
+                lazy=lazy,
+                extra_dict=extra_dict,
+                raw_link=raw_link,
+                advanced=advanced,
             )
             names = [] if lender is None else [lender.get_io_type()]
             names += [kind.io_type for kind in self.types]
-            self.io_type = ",".join(dict.fromkeys(names))
+            self.io_type = ",".join(dict.fromkeys(names))  # type: ignore[misc]  # of each its own
 
         def as_dict(self) -> dict[str, Any]:
             """Also the lent widget."""
@@ -127,15 +135,9 @@ class MatchType(ComfyTypeIO):
     class Input(Input):
         """An input that must match."""
 
-        def __init__(
-            self, id: str, template: MatchType.Template, *args: Any, **options: Any
-        ) -> None:
-            super().__init__(id, *args, **options)
-            self.template = template
+        LEAD: ClassVar[tuple[str, ...]] = ("id", "template", *_AnyInput.LEAD[1:])
 
-        def as_dict(self) -> dict[str, Any]:
-            """Also the template."""
-            return super().as_dict() | {"template": self.template.as_dict()}
+        template: MatchType.Template = parameter(kw_only=False)
 
     class Output(DynamicOutput):
         """An output that has the type of the inputs it matches."""
@@ -227,13 +229,9 @@ class Autogrow(ComfyTypeI):
     class Input(DynamicInput):
         """``execute`` gets a dict with the values that were given, by their names."""
 
-        def __init__(self, id: str, template: _GrowTemplate, *args: Any, **options: Any) -> None:
-            super().__init__(id, *args, **options)
-            self.template = template
+        LEAD: ClassVar[tuple[str, ...]] = ("id", "template", *_AnyInput.LEAD[1:])
 
-        def as_dict(self) -> dict[str, Any]:
-            """Also the template."""
-            return super().as_dict() | {"template": self.template.as_dict()}
+        template: _GrowTemplate = parameter(kw_only=False)
 
         def spread(self, name: str, given: Mapping[str, Any]) -> Parts:
             """All of them; none if it may be left out and is."""
@@ -266,11 +264,10 @@ class DynamicCombo(ComfyTypeI):
     class Input(DynamicInput):
         """``execute`` gets a dict: the key under the input's own id, then the option's values."""
 
-        def __init__(
-            self, id: str, options: Sequence[DynamicCombo.Option], *args: Any, **others: Any
-        ) -> None:
-            super().__init__(id, *args, **others)
-            self.options = list(options)
+        NOT_TOLD: ClassVar[tuple[str, ...]] = (*DynamicInput.NOT_TOLD, "options")
+        LEAD: ClassVar[tuple[str, ...]] = ("id", "options", *_AnyInput.LEAD[1:])
+
+        options: Sequence[DynamicCombo.Option] = parameter(kw_only=False)
 
         def as_dict(self) -> dict[str, Any]:
             """Also the options."""
@@ -319,11 +316,11 @@ class DynamicSlot(ComfyTypeI):
             # A slot without a link is how the further inputs stay away.
             super().__init__(
                 slot.id,
-                display_name or slot.display_name,
-                True,
-                tooltip or slot.tooltip,
-                slot.lazy if lazy is None else lazy,
-                extra_dict,
+                display_name=display_name or slot.display_name,
+                optional=True,
+                tooltip=tooltip or slot.tooltip,
+                lazy=slot.lazy if lazy is None else lazy,
+                extra_dict=extra_dict,
             )
             self.slot = slot
             self.inputs = list(inputs)

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from enum import Enum
 from typing import Any, ClassVar
 
 from comfy_api.internal.dicts import prune_dict
+from comfy_api.latest._fields import Declared, parameter
+
+_ON_PAGE = {
+    "raw_link": "rawLink",
+    "widget_type": "widgetType",
+    "force_input": "forceInput",
+    "display_mode": "display",
+    "dynamic_prompts": "dynamicPrompts",
+}
+"""What the page calls options whose names differ."""
 
 Spec = tuple[Any, dict[str, Any]]
 """An input as a classic node declares it: (type, options)."""
 
 
-class Input:
+def _plain(value: Any) -> Any:
+    """A member of an enumeration as its value, a record as a dict: JSON knows neither."""
+    if isinstance(value, Enum):
+        return value.value
+    return value.as_dict() if hasattr(value, "as_dict") else value
+
+
+class Input(Declared):
     """An input that a link fills.
 
     Attributes:
@@ -22,32 +40,30 @@ class Input:
         tooltip: Shown on the page.
         lazy: Computed only if ``check_lazy_status`` asks for it.
         extra_dict: Further options, sent to the page as they are.
-        rawLink: Whether ``execute`` gets the link instead of the value.
+        raw_link: Whether ``execute`` gets the link instead of the value.
         advanced: Hidden by the page until asked for.
     """
 
-    io_type: str = "*"
+    LEAD: ClassVar[tuple[str, ...]] = ("id", "display_name", "optional", "tooltip", "lazy")
+    NOT_TOLD: ClassVar[tuple[str, ...]] = ("id", "optional", "extra_dict")
+    """Parameters that are no options of the page."""
+
+    io_type: ClassVar[str] = "*"
     Parent: ClassVar[type | None] = None
 
-    def __init__(
-        self,
-        id: str,
-        display_name: str | None = None,
-        optional: bool = False,
-        tooltip: str | None = None,
-        lazy: bool | None = None,
-        extra_dict: dict[str, Any] | None = None,
-        raw_link: bool | None = None,
-        advanced: bool | None = None,
-    ) -> None:
-        self.id = id
-        self.display_name = display_name
-        self.optional = optional
-        self.tooltip = tooltip
-        self.lazy = lazy
-        self.extra_dict = extra_dict or {}
-        self.rawLink = raw_link
-        self.advanced = advanced
+    id: str = parameter(kw_only=False)
+    display_name: str | None = None
+    optional: bool = False
+    tooltip: str | None = None
+    lazy: bool | None = None
+    extra_dict: dict[str, Any] | None = None
+    raw_link: bool | None = None
+    advanced: bool | None = None
+
+    @property
+    def rawLink(self) -> bool | None:
+        """The name of `raw_link` that packs know."""
+        return self.raw_link
 
     def get_io_type(self) -> str:
         """The type's name in links."""
@@ -55,14 +71,12 @@ class Input:
 
     def as_dict(self) -> dict[str, Any]:
         """The options that were given, as the page reads them."""
-        said = {
-            "display_name": self.display_name,
-            "tooltip": self.tooltip,
-            "lazy": self.lazy,
-            "rawLink": self.rawLink,
-            "advanced": self.advanced,
-        }
-        return prune_dict({**said, **self.extra_dict})
+        told = {}
+        for name in self.FIELDS:
+            value = getattr(self, name)
+            if value is not None and name not in self.NOT_TOLD:
+                told[_ON_PAGE.get(name, name)] = _plain(value)
+        return prune_dict({**told, **(self.extra_dict or {})})
 
     def as_spec(self) -> Spec:
         """The input as a classic node declares it."""
@@ -86,40 +100,10 @@ class WidgetInput(Input):
         force_input: Whether only a link can fill it.
     """
 
-    def __init__(
-        self,
-        id: str,
-        display_name: str | None = None,
-        optional: bool = False,
-        tooltip: str | None = None,
-        lazy: bool | None = None,
-        default: Any = None,
-        socketless: bool | None = None,
-        widget_type: str | None = None,
-        force_input: bool | None = None,
-        extra_dict: dict[str, Any] | None = None,
-        raw_link: bool | None = None,
-        advanced: bool | None = None,
-    ) -> None:
-        super().__init__(id, display_name, optional, tooltip, lazy, extra_dict, raw_link, advanced)
-        self.default = default
-        self.socketless = socketless
-        self.widget_type = widget_type
-        self.force_input = force_input
-
-    def as_dict(self) -> dict[str, Any]:
-        """Also its widget's options."""
-        said = {
-            "default": self.default,
-            "socketless": self.socketless,
-            "widgetType": self.widget_type,
-            "forceInput": self.force_input,
-        }
-        return prune_dict(said) | super().as_dict()
-
-    def get_io_type(self) -> str:
-        """The type's name in links."""
-        return self.io_type
+    default: Any = None
+    socketless: bool | None = None
+    widget_type: str | None = None
+    force_input: bool | None = None
 
 
 class Output:

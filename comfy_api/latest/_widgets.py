@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
-from comfy_api.internal.dicts import prune_dict
+from comfy_api.latest._fields import parameter
 from comfy_api.latest._inputs import ComfyTypeIO, Output, WidgetInput, comfytype
 from comfy_api.latest._widget_options import (
     ControlAfterGenerate,
@@ -24,11 +24,6 @@ _UPLOAD_KEYS = {
 }
 
 
-def _plain(value: Any) -> Any:
-    """A member of an enumeration as its value: JSON knows no enumerations."""
-    return value.value if isinstance(value, Enum) else value
-
-
 @comfytype(io_type="BOOLEAN")
 class Boolean(ComfyTypeIO):
     """True or false."""
@@ -38,61 +33,14 @@ class Boolean(ComfyTypeIO):
     class Input(WidgetInput):
         """A switch; ``label_on`` and ``label_off`` stand beside it."""
 
-        def __init__(
-            self,
-            id: str,
-            display_name: str | None = None,
-            optional: bool = False,
-            tooltip: str | None = None,
-            lazy: bool | None = None,
-            default: bool | None = None,
-            label_on: str | None = None,
-            label_off: str | None = None,
-            socketless: bool | None = None,
-            **options: Any,
-        ) -> None:
-            super().__init__(
-                id, display_name, optional, tooltip, lazy, default, socketless, **options
-            )
-            self.label_on = label_on
-            self.label_off = label_off
-
-        def as_dict(self) -> dict[str, Any]:
-            """Also the labels."""
-            labels = {"label_on": self.label_on, "label_off": self.label_off}
-            return prune_dict(labels) | super().as_dict()
+        default: bool | None = None
+        label_on: str | None = None
+        label_off: str | None = None
 
 
 class _NumberInput(WidgetInput):
-    def __init__(
-        self,
-        id: str,
-        display_name: str | None = None,
-        optional: bool = False,
-        tooltip: str | None = None,
-        lazy: bool | None = None,
-        default: float | None = None,
-        min: float | None = None,
-        max: float | None = None,
-        step: float | None = None,
-        display_mode: NumberDisplay | str | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(id, display_name, optional, tooltip, lazy, default, **options)
-        self.min = min
-        self.max = max
-        self.step = step
-        self.display_mode = display_mode
-
-    def as_dict(self) -> dict[str, Any]:
-        """Also the range."""
-        numbers = {
-            "min": self.min,
-            "max": self.max,
-            "step": self.step,
-            "display": _plain(self.display_mode),
-        }
-        return super().as_dict() | prune_dict(numbers)
+    min: float | None = None
+    max: float | None = None
 
     def validate(self) -> None:
         """Raise ValueError if the range holds nothing."""
@@ -112,31 +60,12 @@ class Int(ComfyTypeIO):
     class Input(_NumberInput):
         """A number from ``min`` to ``max``; ``control_after_generate`` changes it after a run."""
 
-        def __init__(
-            self,
-            id: str,
-            display_name: str | None = None,
-            optional: bool = False,
-            tooltip: str | None = None,
-            lazy: bool | None = None,
-            default: int | None = None,
-            min: int | None = None,
-            max: int | None = None,
-            step: int | None = None,
-            control_after_generate: bool | ControlAfterGenerate | None = None,
-            display_mode: NumberDisplay | str | None = None,
-            **options: Any,
-        ) -> None:
-            super().__init__(
-                id, display_name, optional, tooltip, lazy, default, min, max, step, display_mode,
-                **options,
-            )  # fmt: skip
-            self.control_after_generate = control_after_generate
-
-        def as_dict(self) -> dict[str, Any]:
-            """Also the control."""
-            control = {"control_after_generate": _plain(self.control_after_generate)}
-            return super().as_dict() | prune_dict(control)
+        default: int | None = None
+        min: int | None = None
+        max: int | None = None
+        step: int | None = None
+        control_after_generate: bool | ControlAfterGenerate | None = None
+        display_mode: NumberDisplay | str | None = None
 
 
 @comfytype(io_type="FLOAT")
@@ -148,30 +77,12 @@ class Float(ComfyTypeIO):
     class Input(_NumberInput):
         """A number from ``min`` to ``max``, rounded to ``round``."""
 
-        def __init__(
-            self,
-            id: str,
-            display_name: str | None = None,
-            optional: bool = False,
-            tooltip: str | None = None,
-            lazy: bool | None = None,
-            default: float | None = None,
-            min: float | None = None,
-            max: float | None = None,
-            step: float | None = None,
-            round: float | bool | None = None,
-            display_mode: NumberDisplay | str | None = None,
-            **options: Any,
-        ) -> None:
-            super().__init__(
-                id, display_name, optional, tooltip, lazy, default, min, max, step, display_mode,
-                **options,
-            )  # fmt: skip
-            self.round = round
-
-        def as_dict(self) -> dict[str, Any]:
-            """Also how it is rounded."""
-            return super().as_dict() | prune_dict({"round": self.round})
+        default: float | None = None
+        min: float | None = None
+        max: float | None = None
+        step: float | None = None
+        round: float | bool | None = None
+        display_mode: NumberDisplay | str | None = None
 
 
 @comfytype(io_type="STRING")
@@ -183,82 +94,40 @@ class String(ComfyTypeIO):
     class Input(WidgetInput):
         """A field of one line or, if ``multiline``, of several."""
 
-        def __init__(
-            self,
-            id: str,
-            display_name: str | None = None,
-            optional: bool = False,
-            tooltip: str | None = None,
-            lazy: bool | None = None,
-            multiline: bool = False,
-            placeholder: str | None = None,
-            default: str | None = None,
-            dynamic_prompts: bool | None = None,
-            socketless: bool | None = None,
-            **options: Any,
-        ) -> None:
-            super().__init__(
-                id, display_name, optional, tooltip, lazy, default, socketless, **options
-            )
-            self.multiline = multiline
-            self.placeholder = placeholder
-            self.dynamic_prompts = dynamic_prompts
-
-        def as_dict(self) -> dict[str, Any]:
-            """Also the field's options."""
-            field = {
-                "multiline": self.multiline,
-                "placeholder": self.placeholder,
-                "dynamicPrompts": self.dynamic_prompts,
-            }
-            return super().as_dict() | prune_dict(field)
+        multiline: bool = False
+        placeholder: str | None = None
+        default: str | None = None
+        dynamic_prompts: bool | None = None
 
 
 Choices = Sequence[Any] | type[Enum] | None
 
 
 class _ChoiceInput(WidgetInput):
-    _SEVERAL = False
+    LEAD: ClassVar[tuple[str, ...]] = ("id", "options", *WidgetInput.LEAD[1:])
+    NOT_TOLD: ClassVar[tuple[str, ...]] = (*WidgetInput.NOT_TOLD, "upload")
+    SEVERAL: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        id: str,
-        options: Choices = None,
-        display_name: str | None = None,
-        optional: bool = False,
-        tooltip: str | None = None,
-        lazy: bool | None = None,
-        default: Any = None,
-        control_after_generate: bool | ControlAfterGenerate | None = None,
-        upload: UploadType | None = None,
-        image_folder: FolderType | None = None,
-        remote: RemoteOptions | None = None,
-        socketless: bool | None = None,
-        **others: Any,
-    ) -> None:
-        if isinstance(options, type) and issubclass(options, Enum):
-            options = [member.value for member in options]
-        super().__init__(
-            id, display_name, optional, tooltip, lazy, _plain(default), socketless, **others
-        )
-        self.options = options
-        self.control_after_generate = control_after_generate
-        self.upload = upload
-        self.image_folder = image_folder
-        self.remote = remote
+    options: Choices = parameter(default=None, kw_only=False)
+    default: Any = None
+    control_after_generate: bool | ControlAfterGenerate | None = None
+    upload: UploadType | None = None
+    image_folder: FolderType | None = None
+    remote: RemoteOptions | None = None
+
+    def settle(self) -> None:
+        """Take the values of enumerations."""
+        if isinstance(self.options, type) and issubclass(self.options, Enum):
+            self.options = [member.value for member in self.options]
+        if isinstance(self.default, Enum):
+            self.default = self.default.value
 
     def as_dict(self) -> dict[str, Any]:
-        """Also the choices and where they come from."""
-        chosen = {
-            "multiselect": self._SEVERAL,
-            "options": self.options,
-            "control_after_generate": _plain(self.control_after_generate),
-            "image_folder": _plain(self.image_folder),
-            "remote": self.remote.as_dict() if self.remote else None,
-        }
+        """Also how many may be chosen, and the button for uploads."""
+        told = {"multiselect": self.SEVERAL, **super().as_dict()}
         if self.upload is not None:
-            chosen[_UPLOAD_KEYS[UploadType(self.upload)]] = True
-        return super().as_dict() | prune_dict(chosen)
+            told[_UPLOAD_KEYS[UploadType(self.upload)]] = True
+        return told
 
 
 @comfytype(io_type="COMBO")
@@ -294,26 +163,12 @@ class MultiCombo(ComfyTypeIO):
     class Input(_ChoiceInput):
         """A list to choose any number of entries from; ``chip`` shows them as labels."""
 
-        _SEVERAL = True
+        SEVERAL: ClassVar[bool] = True
 
-        def __init__(
-            self,
-            id: str,
-            options: Choices = None,
-            display_name: str | None = None,
-            optional: bool = False,
-            tooltip: str | None = None,
-            lazy: bool | None = None,
-            default: list[Any] | None = None,
-            placeholder: str | None = None,
-            chip: bool | None = None,
-            **others: Any,
-        ) -> None:
-            super().__init__(id, options, display_name, optional, tooltip, lazy, default, **others)
-            self.placeholder = placeholder
-            self.chip = chip
+        default: list[Any] | None = None
+        placeholder: str | None = None
+        chip: bool | None = None
 
         def as_dict(self) -> dict[str, Any]:
-            """Also how the chosen entries are shown."""
-            shown = {"multi_select": True, "placeholder": self.placeholder, "chip": self.chip}
-            return super().as_dict() | prune_dict(shown)
+            """Also the older word for several."""
+            return super().as_dict() | {"multi_select": True}

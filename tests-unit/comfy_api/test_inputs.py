@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from enum import Enum
 from typing import Any
 
@@ -235,3 +236,76 @@ def test_outputs_say_what_is_known_of_them() -> None:
         "tooltip": "told",
         "is_output_list": True,
     }
+
+
+# -- constructors ----------------------------------------------------------------------------------
+
+LEAD = "id display_name optional tooltip lazy"
+TAIL = "socketless widget_type force_input extra_dict raw_link advanced"
+CHOICE = "control_after_generate upload image_folder remote"
+SIGNATURES = [
+    (io.Image.Input, f"{LEAD} extra_dict raw_link advanced"),
+    (io.Boolean.Input, f"{LEAD} default label_on label_off {TAIL}"),
+    (
+        io.Int.Input,
+        f"{LEAD} default min max step control_after_generate display_mode {TAIL}",
+    ),
+    (io.Float.Input, f"{LEAD} default min max step round display_mode {TAIL}"),
+    (io.String.Input, f"{LEAD} multiline placeholder default dynamic_prompts {TAIL}"),
+    (io.Combo.Input, f"{LEAD} default {CHOICE} {TAIL}".replace("id", "id options", 1)),
+    (
+        io.MultiCombo.Input,
+        f"{LEAD} default placeholder chip {CHOICE} {TAIL}".replace("id", "id options", 1),
+    ),
+    (
+        io.Autogrow.Input,
+        f"{LEAD} extra_dict raw_link advanced".replace("id", "id template", 1),
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "names"), SIGNATURES)
+def test_packs_may_give_options_by_their_place_and_by_their_name(kind: Any, names: str) -> None:
+    parameters = inspect.signature(kind).parameters
+    assert list(parameters) == names.split()
+    by_place = kind(*parameters)
+    assert [getattr(by_place, name) for name in parameters] == list(parameters)
+    by_name = kind(**{name: name for name in parameters})
+    assert vars(by_name) == vars(by_place)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, "missing a required argument: 'id'"),
+        ({"id": "a", "nonsense": 1}, "unexpected keyword argument 'nonsense'"),
+    ],
+)
+def test_wrong_options_are_refused_by_name(given: dict[str, Any], told: str) -> None:
+    kind: Any = io.Int.Input
+    with pytest.raises(TypeError, match=told):
+        kind(**given)
+    with pytest.raises(TypeError, match="multiple values for argument 'id'"):
+        kind("a", id="b")
+    with pytest.raises(TypeError, match="too many positional arguments"):
+        kind(*range(99))
+
+
+def test_kinds_of_inputs_of_packs_have_constructors_of_their_own_or_declare_options() -> None:
+    class Own(io.WidgetInput):
+        def __init__(self, id: str, colour: str) -> None:
+            base: Any = super().__init__
+            base(id, None, False, "told", None, "red")
+            self.colour = colour
+
+        def as_dict(self) -> dict[str, Any]:
+            return super().as_dict() | {"colour": self.colour}
+
+    class Says(io.WidgetInput):
+        colour: str = "blue"
+
+    own = Own("a", "green").as_dict()
+    assert own == {"tooltip": "told", "default": "red", "colour": "green"}
+    says: Any = Says
+    assert says("a").as_dict() == {"colour": "blue"}
+    assert says("a", None, True, None, None, "green").as_dict() == {"colour": "green"}
