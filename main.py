@@ -58,7 +58,7 @@ from typing import Any  # noqa: E402
 
 import execution  # noqa: E402
 import server  # noqa: E402
-from app import progress_hook, serving, worker  # noqa: E402
+from app import new_user, progress_hook, serving, worker  # noqa: E402
 from app.headless.run import Outcome, Runner, load_nodes  # noqa: E402
 from app.node_loading import load_extra_nodes  # noqa: E402
 from app.stop_signals import ServerStop, wait_for_worker  # noqa: E402
@@ -161,6 +161,8 @@ def start_comfyui(
 
     async def start_all() -> None:
         startup.make_temp()
+        if not args.multi_user:
+            new_user.welcome_default()
         await prompt_server.setup()
         await prompt_server.start_multi_address(
             serving.addresses(args.listen, args.port),

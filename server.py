@@ -26,6 +26,7 @@ from api_server.routes import (
     metrics,
     models,
     node_info,
+    pages,
     prompt,
     queue,
     system,
@@ -36,6 +37,7 @@ from api_server.sockets import Clients
 from api_server.utils import json_text
 from app import serving
 from app.custom_node_manager import CustomNodeManager
+from app.frontend_management import add_static_routes, choose_web_root
 from app.model_manager import ModelFileManager
 from app.subgraph_manager import SubgraphManager
 from app.user_manager import UserManager
@@ -50,12 +52,13 @@ OnPrompt = Callable[[dict[str, Any]], dict[str, Any]]
 _BYTES_PER_MB = 1024 * 1024
 _ROOMS = (
     *(websocket, features, prompt, queue, history, jobs, node_info),
-    *(files, models, system, loading, metrics),
+    *(files, models, pages, system, loading, metrics),
 )
 # Longer ones than aiohttp's own: paths of models stand in queries, tokens in headers.
 _LONGEST_LINE = 16 * 1024
 # How long answers that are on their way may take when the server stops.
 _LAST_ANSWERS_S = 1.0
+_LAST_MESSAGES_S = 0.5
 # The next message of the same kind says all that these say.
 _CAN_BE_LOST = (
     "progress",
@@ -124,7 +127,7 @@ class PromptServer:
         self.supports = ["custom_nodes_from_web"]
         self.on_prompt_handlers: list[OnPrompt] = []
         self.worker: Any = None
-        self.web_root: str | None = None
+        self.web_root: str | None = choose_web_root(args)
         self.client_session: aiohttp.ClientSession | None = None
         self.address = ""
         self.port = 0
@@ -157,6 +160,7 @@ class PromptServer:
         ]
         for route in (*doubled, *self.routes):
             self._add(route)
+        add_static_routes(self.app, self.web_root)
 
     def _add(self, route: web.AbstractRouteDef) -> None:
         try:
@@ -216,7 +220,12 @@ class PromptServer:
             call_on_start(bound[0].scheme, bound[0].address, bound[0].port)
 
     async def stop(self) -> None:
-        """Close all connections and sockets."""
+        """Send what waits, if pages take it soon, and close all connections."""
+        deadline = self.loop.time() + _LAST_MESSAGES_S
+        while not (self.messages.empty() and self.clients.all_is_sent):
+            if self.loop.time() > deadline:
+                break
+            await asyncio.sleep(0.01)
         await self.clients.close_all()
         if self.runner is not None:
             await self.runner.cleanup()

@@ -8,8 +8,15 @@ from typing import Any
 
 from aiohttp import web
 
+import nodes
 from api_server.utils.json_text import answer
 from app.web_files import list_extensions
+
+WELCOME = "onecopy-welcome"
+"""What opens an example for new users, in the address of its script."""
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+WELCOME_FOLDER = os.path.join(_ROOT, "comfy_extras", "web", "welcome")
 
 # A page that was kept from another version would ask for files that are gone.
 _NOT_KEPT = {
@@ -20,7 +27,8 @@ _NOT_KEPT = {
 
 
 def register(routes: web.RouteTableDef, server: Any) -> None:
-    """Add the routes."""
+    """Add the routes, and let the page find the script that opens an example."""
+    nodes.EXTENSION_WEB_DIRS.setdefault(WELCOME, WELCOME_FOLDER)
 
     @routes.get("/")
     async def get_page(request: web.Request) -> web.StreamResponse:
