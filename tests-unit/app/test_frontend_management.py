@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from aiohttp import web
@@ -288,3 +289,49 @@ def test_templates_are_told_by_a_package_that_lists_them(
         "t.json": str(tmp_path / "t" / "t.json"),
         "t-1.webp": str(tmp_path / "t" / "t-1.webp"),
     }
+
+
+# -- what third parties' tests replace --------------------------------------------------------------
+
+
+def test_an_empty_folder_is_removed_when_a_download_fails(github: GitHub) -> None:
+    failure = RuntimeError("no luck")
+    with (
+        mock.patch("app.frontend_management.os.makedirs") as makedirs,
+        mock.patch("app.frontend_management.os.listdir", return_value=[]) as listdir,
+        mock.patch("app.frontend_management.os.rmdir") as rmdir,
+        mock.patch(
+            "app.frontend_management.download_release_asset_zip", side_effect=failure
+        ) as download,
+        pytest.raises(RuntimeError, match="no luck"),
+    ):
+        provider = FrontEndProvider("own-er", "re_po")
+        FrontendManager.init_frontend_unsafe("own-er/re_po@1.9.0", provider)
+    for called in (makedirs, listdir, rmdir, download):
+        called.assert_called_once()
+
+
+@pytest.mark.parametrize("wanted", [DEFAULT_VERSION_STRING, "own-er/re_po@0.0.1"])
+def test_the_installed_page_is_checked_once(github: GitHub, wanted: str) -> None:
+    with (
+        mock.patch("app.frontend_management.check_frontend_version") as check,
+        mock.patch.object(FrontendManager, "default_frontend_path", return_value="/there"),
+    ):
+        assert FrontendManager.init_frontend(wanted) == "/there"
+    check.assert_called_once_with()
+
+
+def test_releases_may_be_given_to_a_provider(github: GitHub) -> None:
+    provider = FrontEndProvider(owner="a", repo="b")
+    provider.all_releases = [github.release("1.0.0"), github.release("2.0.0-rc")]  # type: ignore[list-item]
+    provider.latest_release = provider.all_releases[0]
+    assert provider.get_release("latest") is provider.get_release("v1.0.0")
+    assert provider.get_release("prerelease")["tag_name"] == "2.0.0-rc"
+    assert github.asked == []
+
+
+def test_the_list_of_requirements_is_opened_as_files_are() -> None:
+    text = "torch\ncomfyui-frontend-package==1.25.0\ncomfyui-workflow-templates==0.7.67\nnumpy"
+    with mock.patch("builtins.open", mock.mock_open(read_data=text)):
+        assert FrontendManager.get_required_frontend_version() == "1.25.0"
+        assert FrontendManager.get_required_templates_version() == "0.7.67"
