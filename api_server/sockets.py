@@ -75,6 +75,11 @@ class Outbox:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._send_all())
 
+    @property
+    def is_sent(self) -> bool:
+        """Whether nothing waits."""
+        return self._task is None
+
     def close(self) -> None:
         """Forget what waits; nothing is sent any more."""
         self._closed = True
@@ -161,6 +166,11 @@ class Clients:
     def has(self, sid: str | None) -> bool:
         """Whether there is somebody to send to."""
         return bool(self.sockets) if sid is None else sid in self.sockets
+
+    @property
+    def all_is_sent(self) -> bool:
+        """Whether no message waits for any page."""
+        return all(outbox.is_sent for outbox in self._outboxes.values())
 
     async def close_all(self) -> None:
         """Say goodbye to all pages."""

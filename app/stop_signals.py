@@ -74,7 +74,7 @@ class ServerStop:
 
 
 async def wait_for_worker(server: Any, patience: float) -> bool:
-    """Wait until no prompt runs.
+    """Forget the prompts that wait, and wait until none runs.
 
     Args:
         server: The `PromptServer`.
@@ -83,6 +83,7 @@ async def wait_for_worker(server: Any, patience: float) -> bool:
     Returns:
         Whether none does.
     """
+    server.prompt_queue.wipe_queue()
     deadline = asyncio.get_running_loop().time() + patience
     while server.prompt_queue.currently_running:
         if asyncio.get_running_loop().time() > deadline:

@@ -1,0 +1,352 @@
+"""The program as a process: how it starts, how it stops, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.certificates import make_certificate
+from support.running_server import (
+    ROOT,
+    Program,
+    command,
+    environment,
+    free_port,
+    program,
+    wait_until,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.e2e]
+
+STOPS_WITHIN_S = 5.0
+
+PACK = '''
+import time
+
+import comfy.model_management
+from server import PromptServer
+
+
+class Sleep:
+    """Waits; a deaf one does not notice that it should stop."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"seconds": ("FLOAT", {}), "deaf": ("BOOLEAN", {})}}
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "run"
+    CATEGORY = "tests"
+
+    def run(self, seconds, deaf):
+        PromptServer.instance.send_sync("sleeping", {}, PromptServer.instance.client_id)
+        if deaf:
+            time.sleep(seconds)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            time.sleep(0.01)
+        return {"ui": {"slept": [seconds]}}
+
+
+NODE_CLASS_MAPPINGS = {"Sleep": Sleep}
+
+
+@PromptServer.instance.routes.get("/sleepy")
+async def sleepy(request):
+    from aiohttp import web
+
+    return web.json_response({"awake": True})
+'''
+
+
+def sleeping(seconds: float = 30.0, deaf: bool = False) -> dict[str, Any]:
+    return {"1": {"class_type": "Sleep", "inputs": {"seconds": seconds, "deaf": deaf}}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A base directory with the pack."""
+    pack = tmp_path / "custom_nodes" / "sleepy_pack"
+    pack.mkdir(parents=True)
+    (pack / "__init__.py").write_text(PACK)
+    return tmp_path
+
+
+@contextlib.contextmanager
+def _running(folder: Path, *flags: str, **options: Any) -> Iterator[Program]:
+    with program(folder, *flags, **options) as made:
+        yield made
+
+
+def _fails_to_start(folder: Path, *flags: str, port: int | None = None) -> tuple[int, str]:
+    ended = subprocess.run(
+        command(folder, free_port() if port is None else port, *flags),
+        cwd=ROOT,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+# -- starting --------------------------------------------------------------------------------------
+
+
+def test_it_serves_when_it_listens_and_packs_have_found_the_server(folder: Path) -> None:
+    # Left behind by a program that was killed.
+    (folder / "temp").mkdir()
+    (folder / "temp" / "old.png").touch()
+    with _running(folder) as running:
+        # Nothing is asked again: the first connection is answered at once.
+        assert running.get("/prompt").json() == {"exec_info": {"queue_remaining": 0}}
+        assert running.get("/sleepy").json() == running.get("/api/sleepy").json()
+        assert running.get("/api/sleepy").json() == {"awake": True}
+        assert running.get("/object_info/Sleep").json()["Sleep"]["python_module"] == (
+            "custom_nodes.sleepy_pack"
+        )
+        assert list((folder / "temp").iterdir()) == []
+        assert running.url in running.said()
+        assert "Other machines" not in running.said()
+
+
+def test_the_port_refuses_until_the_nodes_are_loaded(folder: Path) -> None:
+    pack = folder / "custom_nodes" / "slow_pack"
+    pack.mkdir()
+    (pack / "__init__.py").write_text("import time\ntime.sleep(2)\nNODE_CLASS_MAPPINGS = {}\n")
+    port = free_port()
+    process = subprocess.Popen(
+        command(folder, port), cwd=ROOT, env=environment(), stderr=subprocess.PIPE
+    )
+    try:
+        started = time.monotonic()
+        refused = 0
+        while time.monotonic() - started < 60:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except ConnectionRefusedError:
+                refused += 1
+                time.sleep(0.02)
+        assert refused > 0
+        assert 2 < time.monotonic() - started < 20
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_start_for_ci_loads_everything_and_ends_well(folder: Path) -> None:
+    status, said = _fails_to_start(folder, "--quick-test-for-ci")
+    assert status == 0, said
+    assert "sleepy_pack" in said
+    assert "Traceback" not in said
+
+
+def test_torch_is_imported_after_the_scripts_of_packs(folder: Path) -> None:
+    (folder / "custom_nodes" / "sleepy_pack" / "prestartup_script.py").write_text(
+        "import os, sys\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert 'server' not in sys.modules\n"
+        "print('devices', os.environ['CUDA_VISIBLE_DEVICES'])\n"
+    )
+    status, said = _fails_to_start(folder, "--quick-test-for-ci", "--cuda-device", "3")
+    assert status == 0, said
+    assert "devices 3" in said
+    assert "IMPORT FAILED" not in said
+
+
+def test_the_start_imports_nothing_that_only_some_workflows_need(folder: Path) -> None:
+    code = (
+        "import sys, json\n"
+        f"sys.argv = ['main.py', '--cpu', '--base-directory', {str(folder)!r}]\n"
+        "import main\n"
+        "loop, made, start = main.start_comfyui()\n"
+        "json.dump(sorted(sys.modules), open(sys.argv[-1] + '/modules.json', 'w'))\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(), check=True, timeout=120
+    )
+    loaded = set(json.loads((folder / "modules.json").read_text()))
+    assert {"torch", "aiohttp", "nodes", "server"} <= loaded
+    unwanted = {"transformers", "diffusers", "pytest", "scipy.stats", "matplotlib.pyplot"}
+    assert unwanted & loaded == set()
+
+
+def test_a_program_that_has_it_inside_can_send_prompts(folder: Path) -> None:
+    code = (
+        "import sys, time\n"
+        f"sys.argv = ['main.py', '--cpu', '--base-directory', {str(folder)!r}]\n"
+        "import main\n"
+        "loop, made, start = main.start_comfyui()\n"
+        "assert callable(start) and main.prompt_worker and main.hijack_progress\n"
+        "assert main.cleanup_temp\n"
+        "import server\n"
+        "assert server.PromptServer.instance is made\n"
+        "prompt = {'1': {'class_type': 'Sleep', 'inputs': {'seconds': 0, 'deaf': False}}}\n"
+        "made.prompt_queue.put((0, 'mine', prompt, {}, ['1'], {}))\n"
+        "while 'mine' not in made.prompt_queue.get_history(): time.sleep(0.01)\n"
+        "print(made.prompt_queue.get_history()['mine']['outputs'])\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "{'1': {'slept': [0]}}" in ended.stdout, ended.stderr
+
+
+# -- not starting ----------------------------------------------------------------------------------
+
+
+def test_a_port_in_use_ends_the_program_with_a_line_that_says_so(folder: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        status, said = _fails_to_start(folder, port=port)
+    assert status == 1
+    assert f"Port {port} of 127.0.0.1 is in use" in said
+    assert "Traceback" not in said
+    assert not (folder / "temp").exists()
+
+
+def test_a_certificate_that_is_none_ends_the_program(folder: Path) -> None:
+    bad = folder / "bad.pem"
+    bad.write_text("nothing")
+    status, said = _fails_to_start(folder, "--tls-keyfile", str(bad), "--tls-certfile", str(bad))
+    assert status == 1
+    assert "bad.pem" in said
+    assert "Traceback" not in said
+
+
+# -- stopping --------------------------------------------------------------------------------------
+
+
+def _stop(running: Program, number: int) -> tuple[int, float]:
+    started = time.monotonic()
+    return running.stop(number), time.monotonic() - started
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_stops_the_server_and_tidies_up(folder: Path, number: signal.Signals) -> None:
+    with _running(folder) as running:
+        page = running.listen("page")
+        (folder / "temp" / "preview.png").touch()
+        status, took = _stop(running, number)
+        assert page.wait_until_closed(5) == 1001
+        assert (status, took < STOPS_WITHIN_S) == (0, True), running.said()
+        assert not (folder / "temp").exists()
+        assert "Traceback" not in running.said()
+        assert "never awaited" not in running.said()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("deaf", [False, True], ids=["a node that notices", "a deaf node"])
+def test_a_signal_stops_the_server_while_a_prompt_runs(
+    folder: Path, number: signal.Signals, deaf: bool
+) -> None:
+    with _running(folder) as running:
+        page = running.listen("page")
+        prompt_id = running.queue(sleeping(deaf=deaf), client_id="page")
+        running.queue(sleeping())
+        page.wait_for("sleeping")
+        status, took = _stop(running, number)
+        assert (status, took < STOPS_WITHIN_S) == (0, True), running.said()
+        if not deaf:
+            told = page.wait_for("execution_interrupted", 5)
+            assert told["prompt_id"] == prompt_id
+        assert not (folder / "temp").exists()
+
+
+def test_a_second_signal_ends_the_program_at_once(folder: Path) -> None:
+    with _running(folder) as running:
+        page = running.listen("page")
+        running.queue(sleeping(deaf=True), client_id="page")
+        page.wait_for("sleeping")
+        running.process.send_signal(signal.SIGINT)
+        wait_until(lambda: "The server stops." in running.said(), 5)
+        status, took = _stop(running, signal.SIGINT)
+        assert (status, took < 1.0) == (130, True)
+
+
+def test_a_signal_during_the_start_ends_it_without_a_traceback(folder: Path) -> None:
+    port = free_port()
+    process = subprocess.Popen(
+        command(folder, port),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=20)
+    assert process.returncode in (0, 130), said
+    assert "Traceback" not in said
+
+
+def test_a_killed_server_starts_again_on_the_same_port_at_once(folder: Path) -> None:
+    port = free_port()
+    with _running(folder, port=port) as running:
+        running.listen("page")
+        prompt_id = running.queue(sleeping(), client_id="page")
+        wait_until(lambda: running.get("/queue").json()["queue_running"])
+        running.process.kill()
+        running.process.wait()
+    with _running(folder, port=port) as again:
+        assert again.get("/queue").json() == {"queue_running": [], "queue_pending": []}
+        assert again.get(f"/history/{prompt_id}").json() == {}
+        again.wait_for_history(again.queue(sleeping(0)))
+
+
+# -- where it listens ------------------------------------------------------------------------------
+
+
+def test_connections_are_encrypted_with_a_key_and_a_certificate(folder: Path) -> None:
+    key, certificate = make_certificate(folder)
+    trusted = ssl.create_default_context(cafile=str(certificate))
+    flags = ("--tls-keyfile", str(key), "--tls-certfile", str(certificate))
+    with _running(folder, *flags, scheme="https", ssl=trusted) as running:
+        assert running.get("/prompt").status == 200
+        page = running.listen("page")
+        page.wait_for_end(running.queue(sleeping(0), client_id="page"))
+        assert f"{running.url}" in running.said()
+        assert running.url.startswith("https://")
+
+
+def test_bare_listen_serves_every_address_and_warns(folder: Path) -> None:
+    with _running(folder, "--listen") as running:
+        assert running.get("/prompt").status == 200
+        port = int(running.url.rpartition(":")[2])
+        with contextlib.suppress(OSError), socket.create_connection(("::1", port), 2) as six:
+            six.sendall(b"GET /prompt HTTP/1.0\r\n\r\n")
+            assert b"200 OK" in six.recv(100)
+        assert "Other machines can reach this server" in running.said()
+
+
+def test_flags_for_uploads_and_other_origins_reach_the_server(folder: Path) -> None:
+    flags = ("--max-upload-size", "0.5", "--enable-cors-header", "--dont-print-server")
+    with _running(folder, *flags) as running:
+        assert running.get("/features").json()["max_upload_size"] == 2**19
+        answer = running.get("/prompt", headers={"Origin": "https://other.example"})
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+        assert running.post("/prompt", data=b"x" * 2**20).status == 413
+        assert running.url not in running.said()
