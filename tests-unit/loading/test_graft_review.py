@@ -93,6 +93,7 @@ def test_a_branch_has_the_graft_in_reviewable_steps(generation: str, tmp_path: P
     assert made == _grafted(tmp_path / "other", generation)
 
 
+@pytest.mark.slow
 def test_every_commit_of_the_branch_runs(tmp_path: Path) -> None:
     tree = plant(tmp_path / "ComfyUI", "copying", git=True)
     assert main(["graft", str(tree), "--branch", "one-copy"]) == 0
