@@ -31,7 +31,8 @@ async def add_expansion(state: Any, node_id: str, returns: Sequence[Returned]) -
                     "Make graphs with GraphBuilder, which gives ids that are not."
                 )
             display_id = node.get("override_display_id") or node_id
-            state.dynprompt.add_ephemeral_node(new_id, node, node_id, display_id)
+            whole = {"inputs": {}, **node}
+            state.dynprompt.add_ephemeral_node(new_id, whole, node_id, display_id)
             added[new_id] = True
     for cache in state.caches.all:
         await cache.ensure_subcache_for(node_id, added)

@@ -71,6 +71,15 @@ def test_links_of_the_expanded_node_reach_into_the_graph(graphs: Graphs, registe
     assert graphs.ran().count("one") == 1
 
 
+def test_a_node_of_a_graph_may_say_nothing_of_inputs(graphs: Graphs, register: Any) -> None:
+    def run() -> dict[str, Any]:
+        return {"result": (["made", 0],), "expand": {"made": {"class_type": "One"}}}
+
+    register(One=node_class(lambda: (1,)), Expands=node_class(run))
+    assert graphs.run(_prompt())
+    assert graphs.shown() == [1]
+
+
 def test_output_nodes_of_a_graph_run_and_are_shown_at_the_expanded_one(
     graphs: Graphs, register: Any
 ) -> None:
