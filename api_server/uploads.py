@@ -70,7 +70,8 @@ async def _read_form(request: web.Request, upload: Upload) -> None:
     if not request.content_type.startswith("multipart/"):
         raise BadBody("The body must be a form of the type multipart/form-data.")
     try:
-        async for part in await request.multipart():
+        form = await request.multipart()
+        while (part := await form.next()) is not None:
             if not isinstance(part, BodyPartReader):
                 raise BadBody("A form within a form is not understood.")
             if part.name == "image" and upload.received is None:

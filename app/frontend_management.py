@@ -266,7 +266,7 @@ def choose_web_root(flags: Any) -> str:
         flags: The parsed command line.
     """
     if flags.front_end_root:
-        return os.path.abspath(flags.front_end_root)
+        return os.path.abspath(str(flags.front_end_root))
     return FrontendManager.init_frontend(flags.front_end_version)
 
 

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from app.json_files import strict_loads
 
-_WORDS = {dict: "an object", list: "a list", str: "a text"}
+_WORDS: dict[type[Any], str] = {dict: "an object", list: "a list", str: "a text"}
 
 
 def bad_request(text: str) -> web.HTTPBadRequest:
