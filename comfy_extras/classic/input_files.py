@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import folder_paths
+from comfy_execution.validation_errors import nearest
 
 
 def input_names() -> list[str]:
@@ -55,6 +56,11 @@ def content_hash(name: str) -> str:
 def check_exists(name: str, kind: str) -> bool | str:
     """True, or what a user is told: that there is no such file of this kind."""
     try:
-        return os.path.isfile(path_of(name)) or f"Invalid {kind} file: {name}"
+        if os.path.isfile(path_of(name)):
+            return True
     except ValueError as err:
-        return f"Invalid {kind} file: {err}"
+        return f"the {kind} file cannot be read: {err}"
+    near = nearest(name, input_names())
+    if near:
+        return f"there is no {kind} file {name!r}; did you mean {' or '.join(map(repr, near))}?"
+    return f"there is no {kind} file {name!r}. Upload it, or copy it to the input folder."

@@ -179,9 +179,11 @@ def test_changed_file_is_noticed(folders: Path) -> None:
 
 
 def test_missing_file_is_named(folders: Path) -> None:
-    assert LoadImage.VALIDATE_INPUTS("none.png") == "Invalid image file: none.png"
+    told = LoadImage.VALIDATE_INPUTS("none.png")
+    assert str(told).startswith("there is no image file 'none.png'")
     Image.new("RGB", (2, 2)).save(folders / "input" / "a.png")
     assert LoadImageMask.VALIDATE_INPUTS("a.png") is True
+    assert str(LoadImage.VALIDATE_INPUTS("sub/a.png")).endswith("did you mean 'a.png'?")
 
 
 def test_list_has_pictures_only(folders: Path) -> None:

@@ -66,7 +66,8 @@ def test_latents_at_the_top_of_the_input_folder_are_listed(folders: Path) -> Non
         (folders / "input" / name).write_bytes(b"")
     assert LoadLatent.INPUT_TYPES()["required"]["latent"][0] == ["a.latent", "b.latent"]
     assert LoadLatent.VALIDATE_INPUTS("a.latent") is True
-    assert LoadLatent.VALIDATE_INPUTS("d.latent") == "Invalid latent file: d.latent"
+    told = LoadLatent.VALIDATE_INPUTS("d.latent")
+    assert str(told).startswith("there is no latent file 'd.latent'")
 
 
 def test_replaced_file_has_another_hash(folders: Path) -> None:
