@@ -51,6 +51,7 @@ if __name__ == "__main__":
     _WORKFLOW = _before_torch()
 
 import asyncio  # noqa: E402
+import gc  # noqa: E402
 import logging  # noqa: E402
 import threading  # noqa: E402
 from collections.abc import Callable, Coroutine  # noqa: E402
@@ -224,4 +225,8 @@ def serve() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(serve() if _WORKFLOW is None else run_workflow(_WORKFLOW))
+    _status = serve() if _WORKFLOW is None else run_workflow(_WORKFLOW)
+    # At its end the interpreter looks for garbage among all that torch keeps, on a busy machine for
+    # seconds.
+    gc.freeze()
+    sys.exit(_status)
