@@ -253,7 +253,8 @@ class Residency:
         others = [one for key, one in by_key.items() if key not in read]
         mover.admit(device, wants, [one.current for one in others], None)
         done, total = 0, sum(want.source.nbytes for want in wants)
-        with contextlib.closing(mover.stream(wants, device, cancel=cancel)) as arriving:
+        stream = mover.stream(wants, device, cancel=cancel, watched=True)
+        with contextlib.closing(stream) as arriving:
             for want, tensor in arriving:
                 weight = by_key[want.key]
                 done += want.source.nbytes

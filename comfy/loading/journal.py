@@ -19,7 +19,7 @@ from comfy.loading.usage import Gauge, MemoryReport, PeakSampler, sample
 
 MOST_FILES = 256
 # Below this a thread that samples memory costs more than what it sees is worth.
-SAMPLED_FROM_BYTES = 64 * 1024 * 1024
+SAMPLED_FROM_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,16 +141,17 @@ class Journal:
 
     @contextlib.contextmanager
     def working(
-        self, sizes: Mapping[str, int], device_bytes: Gauge | None = None
+        self, sizes: Mapping[str, int], device_bytes: Gauge | None = None, *, watched: bool = False
     ) -> Iterator[None]:
         """Say that files are read until the context ends.
 
         Args:
             sizes: How many bytes are to be read, by path; 0 if that is unknown.
             device_bytes: Tells the device memory in use; None where it is the host's.
+            watched: Sample memory meanwhile, if there is much to read.
         """
         self._begin(sizes)
-        is_large = sum(sizes.values()) >= SAMPLED_FROM_BYTES
+        is_large = watched and sum(sizes.values()) >= SAMPLED_FROM_BYTES
         problem: LoadError | None = None
         try:
             if is_large:

@@ -106,7 +106,7 @@ class Mover:
         target = with_index(device)
         wants, rest = _sort_out(state_dict, keys, target, dtype)
         self.admit(target, wants, [state_dict[key] for key in rest], dtype)
-        with self._working(wants, target):
+        with self._working(wants, target, watched=True):
             for group in _by_policy(wants, self.policy_of):
                 self._place_group(state_dict, *group, target, cancel, progress, staging)
         moved = sum(want.source.nbytes for want in wants)
@@ -147,6 +147,7 @@ class Mover:
         *,
         cancel: CancelToken | None = None,
         progress: Progress | None = None,
+        watched: bool = False,
     ) -> Generator[tuple[Want, torch.Tensor], None, None]:
         """Move weights from their files to a device, and yield each when it has arrived.
 
@@ -155,6 +156,7 @@ class Mover:
             device: Where to.
             cancel: Stops within one request.
             progress: Told (bytes done, bytes in all) of each group that is read alike.
+            watched: Let the journal sample memory; not for what is over in no time.
 
         Yields:
             The want and its tensor, in about the order of the files.
@@ -163,7 +165,7 @@ class Mover:
             LoadError: Of the kind that fits; what was yielded is the caller's.
         """
         target = with_index(device)
-        with self._working(wants, target):
+        with self._working(wants, target, watched):
             for policy, group in _by_policy(list(wants), self.policy_of):
                 if target.type == "cpu":
                     yield from Transfer(policy, cancel=cancel, progress=progress).stream(group)
@@ -223,14 +225,14 @@ class Mover:
         return in_use
 
     def _working(
-        self, wants: Sequence[Want], device: torch.device
+        self, wants: Sequence[Want], device: torch.device, watched: bool = False
     ) -> contextlib.AbstractContextManager[None]:
         """Let the journal know that these are read."""
         sizes: dict[str, int] = {}
         for want in wants:
             path = want.source.file.path
             sizes[path] = sizes.get(path, 0) + want.source.nbytes
-        return self.journal.working(sizes, self.gauge(device))
+        return self.journal.working(sizes, self.gauge(device), watched=watched)
 
     def policy_of(self, file: WeightFile) -> ReadPolicy:
         """How a file is read: as the plan of its load said."""

@@ -9,9 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from comfy.loading import journal as journal_module
 from comfy.loading.errors import LoadCancelled, LoadError, WeightFileChanged
-from comfy.loading.journal import MOST_FILES, FileEntry, Journal, LoadTotal, Work
+from comfy.loading.journal import (
+    MOST_FILES,
+    SAMPLED_FROM_BYTES,
+    FileEntry,
+    Journal,
+    LoadTotal,
+    Work,
+)
 from comfy.loading.loader import LoadedFile, Loader
 from comfy.loading.options import LoadOptions
 from comfy.loading.plan import LoadRequest
@@ -248,10 +254,7 @@ def test_a_load_that_is_stopped_leaves_nothing_at_work(path: Path) -> None:
     assert only(loader).problem == "loading was cancelled."
 
 
-def test_large_works_have_their_peak_sampled(
-    path: Path, simgpu: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(journal_module, "SAMPLED_FROM_BYTES", BYTES)
+def test_works_have_their_peak_sampled(path: Path, simgpu: SimulatedDevice) -> None:
     simgpu.capacity_bytes = 64 * MIB
     options = LoadOptions(strategy="file-slice", unified="off", staging_bytes=MIB)
     loader = Loader(options, run_device=simgpu.device)
@@ -259,6 +262,18 @@ def test_large_works_have_their_peak_sampled(
     assert only(loader).peak_device == 0
     loader.place(state, simgpu.device)
     assert only(loader).peak_device == BYTES
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("nbytes", [SAMPLED_FROM_BYTES - 1, SAMPLED_FROM_BYTES])
+def test_only_large_works_that_are_watched_are_sampled(
+    journal: Journal, watched: bool, nbytes: int
+) -> None:
+    gauge = iter([7, *[20] * 10_000])
+    with journal.working({"a": nbytes}, lambda: next(gauge), watched=watched):
+        pass
+    (entry,) = journal.entries()
+    assert entry.peak_device == (13 if watched and nbytes >= SAMPLED_FROM_BYTES else 0)
 
 
 def test_what_was_read_to_the_host_is_counted_as_long_as_it_lives(path: Path) -> None:
