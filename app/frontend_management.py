@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import logging
 import os
 import re
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -105,6 +107,17 @@ def _package_folder(module: str, name: str) -> str | None:
     return None
 
 
+def _templates() -> Iterator[tuple[str, str]]:
+    """Names and paths of the files of all templates that are installed."""
+    package = importlib.import_module("comfyui_workflow_templates")
+    for template in package.iter_templates():
+        for asset in template.assets:
+            # Workflows and their pictures come in packages of their own; some may be missing.
+            with contextlib.suppress(FileNotFoundError):
+                path = package.get_asset_path(template.template_id, asset.filename)
+                yield asset.filename, str(path)
+
+
 class FrontendManager:
     """Chooses the page; see `init_frontend`."""
 
@@ -148,12 +161,7 @@ class FrontendManager:
     def template_asset_map(cls) -> dict[str, str] | None:
         """Paths of the files of templates by name; None if no package tells them."""
         try:
-            package = importlib.import_module("comfyui_workflow_templates")
-            return {
-                asset.filename: str(package.get_asset_path(template.template_id, asset.filename))
-                for template in package.iter_templates()
-                for asset in template.assets
-            }
+            return dict(_templates())
         except ModuleNotFoundError:
             return None
         except Exception:

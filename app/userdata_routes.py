@@ -14,6 +14,10 @@ from aiohttp import web
 from app import userdata_listing
 from app.json_files import write_whole
 
+# A browser asks each time whether a file is another one by now, and guesses no types.
+_AS_KEPT = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+# Nothing that a user keeps may run as a page of this server.
+_ACTIVE = (".html", ".htm", ".xhtml", ".svg", ".xml")
 # Whether a file exists must still hold when it is written.
 _writing = threading.Lock()
 
@@ -121,9 +125,8 @@ class _UserFiles:
     async def read(self, request: web.Request) -> web.StreamResponse:
         """GET /userdata/{file}: what is in it."""
         path = self._existing(request, "file")
-        # Nothing that a user keeps may run as a page of this server.
-        response = web.FileResponse(path, headers={"X-Content-Type-Options": "nosniff"})
-        if os.path.splitext(path)[1].lower() in (".html", ".htm", ".xhtml", ".svg", ".xml"):
+        response = web.FileResponse(path, headers=_AS_KEPT)
+        if os.path.splitext(path)[1].lower() in _ACTIVE:
             response.content_type = "application/octet-stream"
         return response
 

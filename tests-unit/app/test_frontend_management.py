@@ -280,8 +280,11 @@ def test_templates_are_told_by_a_package_that_lists_them(
     (tmp_path / "comfyui_workflow_templates.py").write_text(
         "from types import SimpleNamespace as S\n"
         "def iter_templates():\n"
-        "    yield S(template_id='t', assets=[S(filename='t.json'), S(filename='t-1.webp')])\n"
+        "    files = [S(filename=name) for name in ('t.json', 'gone.webp', 't-1.webp')]\n"
+        "    yield S(template_id='t', assets=files)\n"
         "def get_asset_path(template_id, filename):\n"
+        "    if filename == 'gone.webp':\n"
+        "        raise FileNotFoundError\n"
         f"    return {json.dumps(str(tmp_path))} + '/' + template_id + '/' + filename\n"
     )
     monkeypatch.syspath_prepend(tmp_path)

@@ -214,6 +214,16 @@ def test_what_the_system_refuses_to_write_is_a_bad_request(
     assert served.ask("POST", path, b"1").status == 400
 
 
+def test_a_changed_file_is_not_taken_from_the_browsers_store(served: Served, folder: Path) -> None:
+    served.ask("POST", "/userdata/a.json", b"1")
+    first = served.get("/userdata/a.json")
+    assert first.headers["Cache-Control"] == "no-cache"
+    assert served.get("/userdata/a.json", **{"If-None-Match": first.headers["ETag"]}).status == 304
+    served.ask("POST", "/userdata/a.json", b"22")
+    again = served.get("/userdata/a.json", **{"If-None-Match": first.headers["ETag"]})
+    assert (again.status, again.body) == (200, b"22")
+
+
 def test_pages_in_users_files_do_not_run(served: Served, folder: Path) -> None:
     for name in ("page.html", "picture.svg"):
         served.ask("POST", f"/userdata/{name}", b"<script>1</script>")
