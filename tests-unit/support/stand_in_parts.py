@@ -216,7 +216,8 @@ class ModelPatcher:
         comfy.utils.set_attr_param(self.model, key, out)
 
     def pin_weight_to_device(self, key):
-        if comfy.model_management.pin_memory(comfy.utils.get_attr(self.model, key)):
+        pin = getattr(comfy.model_management, "pin_memory", None)
+        if pin is not None and pin(comfy.utils.get_attr(self.model, key)):
             self.pinned.add(key)
 
     def _load_list(self):

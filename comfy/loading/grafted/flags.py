@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from comfy.loading.errors import FlagConflict
 from comfy.loading.options import LoadOptions, add_missing_arguments, from_environ, from_namespace
@@ -43,6 +43,21 @@ def take(parser: argparse.ArgumentParser, namespace: argparse.Namespace) -> None
     except FlagConflict as err:
         parser.error(str(err))
     _taken.force_cpu = bool(getattr(namespace, "cpu", False))
+
+
+def take_environment(namespace: argparse.Namespace | None) -> None:
+    """Take the options from the environment, where no flags could be added.
+
+    Args:
+        namespace: Of the program's own flags; ``disable_mmap`` and ``cpu`` in it hold as well.
+
+    Raises:
+        FlagConflict: If variables are malformed, or contradict each other or the flags.
+    """
+    wanted = from_environ()
+    if getattr(namespace, "disable_mmap", False):
+        wanted = replace(wanted, allow_mmap=False)
+    _taken.options, _taken.force_cpu = wanted, bool(getattr(namespace, "cpu", False))
 
 
 def options() -> LoadOptions:
