@@ -48,8 +48,12 @@ class Declared:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        kinds = inspect.get_annotations(cls)
-        own = {name: cls.__dict__[name] for name, kind in kinds.items() if "ClassVar" not in kind}
+        own = {
+            name: cls.__dict__[name]
+            for name, kind in inspect.get_annotations(cls).items()
+            # A bare hint is no parameter. Kinds are texts or types, as the file has it.
+            if name in cls.__dict__ and "ClassVar" not in str(kind)
+        }
         if own and "__init__" not in cls.__dict__:
             known = {**cls.FIELDS, **own}
             lead = [name for name in cls.LEAD if name in known]

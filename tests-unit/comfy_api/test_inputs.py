@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -309,3 +309,17 @@ def test_kinds_of_inputs_of_packs_have_constructors_of_their_own_or_declare_opti
     says: Any = Says
     assert says("a").as_dict() == {"colour": "blue"}
     assert says("a", None, True, None, None, "green").as_dict() == {"colour": "green"}
+
+
+def test_hints_of_packs_may_be_types_or_texts_and_need_no_value() -> None:
+    # Without the import from __future__ of this file, hints are types.
+    body = """
+class Colour(io.WidgetInput):
+    KNOWN: ClassVar[tuple] = ("blue",)
+    shade: int
+    colour: str = "blue"
+"""
+    names: dict[str, Any] = {"io": io, "ClassVar": ClassVar}
+    exec(compile(body, "a pack", "exec", dont_inherit=True), names)
+    assert names["Colour"]("a", colour="green").as_dict() == {"colour": "green"}
+    assert "KNOWN" not in inspect.signature(names["Colour"]).parameters
