@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,8 +16,18 @@ from comfy.float import FLOAT8_TYPES as FLOAT8_TYPES
 _FORMATS = {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
 
 
-class UnsupportedQuantization(ValueError):
-    """A layer is stored in a format that these layers cannot read."""
+_LAYOUTS = {
+    torch.float8_e4m3fn: "TensorCoreFP8E4M3Layout",
+    torch.float8_e5m2: "TensorCoreFP8E5M2Layout",
+}
+"""What packs call the formats."""
+
+
+class UnsupportedQuantization(ValueError, KeyError):
+    """A layer is stored in a format that these layers cannot read; a KeyError, as packs expect."""
+
+    # KeyError's own would put the text in quotation marks.
+    __str__ = Exception.__str__
 
 
 def read_marker(marker: torch.Tensor) -> dict[str, Any]:
@@ -80,6 +92,78 @@ def quantize(
     return wide.clamp(-limit, limit).to(dtype)
 
 
+@dataclass(frozen=True)
+class QuantParams:
+    """What a stored weight needs to be widened.
+
+    Attributes:
+        scale: See `dequantize`.
+        orig_dtype: Of the widened weight.
+        orig_shape: Of the widened weight.
+    """
+
+    scale: torch.Tensor | None
+    orig_dtype: torch.dtype
+    orig_shape: tuple[int, ...]
+
+
+class QuantizedTensor(torch.Tensor):
+    """A stored weight that knows its scale.
+
+    In operations it is the eight-bit tensor that it was made of, and shares its memory; results,
+    moved and cast ones too, are plain tensors. It may be a module's parameter.
+
+    Attributes:
+        params: What `dequantize` needs.
+        layout_cls: Name of its format.
+    """
+
+    params: QuantParams
+    layout_cls: str
+
+    # Both are how torch itself makes parameters of tensors of other classes.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    _is_param = True
+
+    @staticmethod
+    def __new__(
+        cls: type[QuantizedTensor], qdata: torch.Tensor, layout_cls: str, params: QuantParams
+    ) -> QuantizedTensor:
+        """Take a stored tensor for what it is.
+
+        Args:
+            qdata: Eight-bit floats, any shape.
+            layout_cls: Name of the format.
+            params: How it is widened.
+        """
+        self: QuantizedTensor = torch.Tensor._make_subclass(cls, qdata, False)
+        self.params, self.layout_cls = params, layout_cls
+        return self
+
+    @property
+    def _qdata(self) -> torch.Tensor:
+        """The plain tensor; packs read it and the next two under these names."""
+        return self.detach()
+
+    @property
+    def _params(self) -> QuantParams:
+        return self.params
+
+    @property
+    def _layout_cls(self) -> str:
+        return self.layout_cls
+
+    def dequantize(self) -> torch.Tensor:
+        """Widen it; see the function of this name."""
+        return dequantize(self.detach(), self.params.scale, self.params.orig_dtype)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> QuantizedTensor:
+        params = copy.deepcopy(self.params, memo)
+        made = type(self)(self.detach().clone(), self.layout_cls, params)
+        memo[id(self)] = made
+        return made
+
+
 class QuantizedLinear:
     """Mixed into a Linear: reads a layer's marker and scale, widens its weight for each call.
 
@@ -100,7 +184,11 @@ class QuantizedLinear:
         self.quant_settings: dict[str, Any] | None = None
 
     def _load_from_state_dict(
-        self, state_dict: MutableMapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+        self,
+        state_dict: MutableMapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        *args: Any,
     ) -> None:
         layer: Any = self
         marker = state_dict.pop(prefix + "comfy_quant", None)
@@ -117,7 +205,25 @@ class QuantizedLinear:
             if scale is not None:
                 empty = torch.empty_like(scale, device="meta")
                 setattr(layer, name, torch.nn.Parameter(empty, requires_grad=False))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[misc]
+                # A copy would widen the weight without its scale.
+                local_metadata = {**local_metadata, "assign_to_params_buffers": True}
+        super()._load_from_state_dict(  # type: ignore[misc]
+            state_dict, prefix, local_metadata, *args
+        )
+        self._know_scale()
+
+    def _know_scale(self) -> None:
+        """Make the weight a `QuantizedTensor`; one that is in its file stays there as it is."""
+        layer: Any = self
+        layout = _LAYOUTS.get(layer.weight.dtype)
+        if layer.weight_scale is None or layout is None:
+            return
+        if type(layer.weight) is not torch.nn.Parameter or layer.weight.is_meta:
+            return
+        scale = layer.weight_scale.detach()
+        shape = tuple(layer.weight.shape)
+        params = QuantParams(scale, self.default_compute_dtype, shape)
+        layer.weight = QuantizedTensor(layer.weight.detach(), layout, params)
 
     def _save_to_state_dict(
         self, destination: MutableMapping[str, Any], prefix: str, keep_vars: bool
