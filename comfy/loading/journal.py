@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from comfy.loading.errors import LoadError
 from comfy.loading.usage import Gauge, MemoryReport, PeakSampler, sample
@@ -76,6 +77,13 @@ class LoadTotal:
 
     count: int = 0
     seconds: float = 0.0
+
+
+class _Problem(NamedTuple):
+    """What went wrong with which file, all of them if None; no text if nothing did."""
+
+    path: str | None
+    text: str
 
 
 class _Account:
@@ -152,20 +160,20 @@ class Journal:
         """
         self._begin(sizes)
         is_large = watched and sum(sizes.values()) >= SAMPLED_FROM_BYTES
-        problem: LoadError | None = None
+        # Nothing is known of how it ended if an error comes that is not of our kind.
+        problem: _Problem | None = None
         try:
             if is_large:
                 with self._sampling(sizes, device_bytes):
                     yield
             else:
                 yield
+            problem = _Problem(None, "")
         except LoadError as err:
-            problem = err
+            problem = _Problem(err.path, _text(err))
             raise
         finally:
             self._end(sizes, problem)
-            # An error that is referred to from here would live as long as its own traceback.
-            del problem
 
     def expect(self, path: str, total: int) -> None:
         """Note how many bytes of a file that is being read there are to read."""
@@ -229,14 +237,14 @@ class Journal:
                 account.users += 1
                 account.total += nbytes
 
-    def _end(self, paths: Collection[str], problem: LoadError | None) -> None:
+    def _end(self, paths: Collection[str], problem: _Problem | None) -> None:
         now = self._clock()
         with self._lock:
             for path in paths:
                 account = self._account(path)
                 account.users -= 1
-                if problem is None or problem.path in (None, path):
-                    account.problem = "" if problem is None else _text(problem)
+                if problem is not None and problem.path in (None, path):
+                    account.problem = problem.text
                 # Opening a file whose weights stay there reads none, and says nothing of speed.
                 if not account.users and self._bytes_read(path) > account.read_before:
                     account.seconds += now - account.began

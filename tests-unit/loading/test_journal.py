@@ -158,6 +158,15 @@ def test_a_problem_is_told_until_it_is_gone(journal: Journal) -> None:
     assert entry.problem == ""
 
 
+def test_an_error_of_another_kind_ends_the_work_and_says_nothing(journal: Journal) -> None:
+    with pytest.raises(LoadError), journal.working({"a": 9}):
+        raise LoadError("the disk said no.", path="a")
+    with pytest.raises(KeyError), journal.working({"a": 9}):
+        raise KeyError("w")
+    (entry,) = journal.entries()
+    assert (entry.work, entry.problem) == (None, "the disk said no.")
+
+
 def test_a_problem_of_one_file_is_not_told_of_another(journal: Journal) -> None:
     with pytest.raises(LoadError), journal.working({"/a": 1, "/b": 1}):
         raise LoadError("it is gone.", path="/b")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -214,6 +215,31 @@ def test_a_prompt_wakes_the_history(rooms: Served) -> None:
 def test_the_page_finds_the_panel() -> None:
     folder = Path(nodes.EXTENSION_WEB_DIRS[loading.PANEL])
     assert (folder / "loading.js").is_file()
+
+
+def test_it_can_be_asked_while_models_come_and_go(
+    rooms: Served, path: Path, on_simgpu: SimulatedDevice
+) -> None:
+    model = load(path, "file-slice")[0]
+    ended = threading.Event()
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            comfy.model_management.load_models_gpu([model])
+            comfy.model_management.unload_all_models()
+
+    worker = threading.Thread(target=come_and_go)
+    worker.start()
+    try:
+        homes = [of_file(rooms)["homes"] for _ in range(40)]
+    finally:
+        ended.set()
+        worker.join()
+    size = path.stat().st_size
+    assert on_simgpu.allocated_bytes == 0
+    assert {one["host"] for one in homes} == {0}
+    assert all(0 <= one["file"] <= size for one in homes)
+    assert len({one["device"] for one in homes}) > 1
 
 
 def test_meta_weights_have_no_home(rooms: Served, path: Path) -> None:
