@@ -6,7 +6,8 @@ import io
 import json
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -324,3 +325,24 @@ def test_encoded_names_are_names(served: Served, top: Path, name: str) -> None:
     assert (top.parent / "secret.txt").read_bytes() == before
     outside = [path for path in top.parent.iterdir() if path != top]
     assert sorted(path.name for path in outside) == ["beside", "secret.txt"]
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(served: Served, top: Path) -> None:
+    body = form("a.png", b"1" * 100_000, {})
+    head = (
+        f"POST /upload/image HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+        connection.sendall(head.encode() + body[:70_000])
+        assert _comes_true(lambda: len(os.listdir(top / "temp")) == 1)
+    assert _comes_true(lambda: os.listdir(top / "temp") == [])
+    assert os.listdir(top / "input") == []
+    assert upload(served, "a.png", b"1").status == 200
+
+
+def _comes_true(is_so: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 10
+    while not is_so() and time.monotonic() < end:
+        time.sleep(0.01)
+    return is_so()
