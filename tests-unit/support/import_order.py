@@ -11,6 +11,8 @@ from pathlib import Path
 LOADING_MAY_USE = {"torch", "numpy", "safetensors", "psutil", "comfy_aimdo", "comfy"}
 # May be missing, so they are imported where they are used.
 OPTIONAL = {"av", "comfy_aimdo", "comfyui_manager", "spandrel"}
+# Always there, but a second to import, and few prompts need them: the first that does pays.
+LATE = {"scipy", "torchsde"}
 # The order would allow these.
 NEVER = {("ldm", "model_patcher"), ("text_encoders", "model_patcher"), ("comfy_extras", "server")}
 
@@ -72,7 +74,7 @@ class Tree:
 
     def _breaches(self, edge: Edge) -> Iterator[str]:
         package = edge.target.split(".")[0]
-        if edge.in_function and package not in OPTIONAL:
+        if edge.in_function and package not in OPTIONAL | LATE:
             yield f"imports {edge.target} inside a function"
         if _inside(edge.source) and package not in LOADING_MAY_USE | sys.stdlib_module_names:
             yield f"comfy.loading may not use {package}"
