@@ -22,6 +22,11 @@ SET_VALUE = """([title, name, value]) => {
     const node = app.graph.nodes.find((one) => one.title === title);
     node.widgets.find((one) => one.name === name).value = value;
 }"""
+BESIDE_PANEL = """() => {
+    app.canvas.ds.scale = 0.58;
+    app.canvas.ds.offset = [665, 550];
+    app.canvas.setDirty(true, true);
+}"""
 SHOWN_ON_NODES = """() => app.graph.nodes.flatMap((node) => node.imgs ?? [])
     .filter((image) => image.complete).map((image) => [image.src, image.naturalWidth])"""
 
@@ -134,6 +139,8 @@ def test_the_loading_panel_shows_the_file_its_homes_and_its_strategy(
     expect(card).to_contain_text(f"Strategy: {file['strategy']}")
     expect(panel).to_contain_text("Load strategy: auto.")
     expect(card.get_by_role("img")).to_have_attribute("aria-label", re.compile(r"MiB"))
+    page.get_by_test_id("close-minimap-button").click()
+    page.evaluate(BESIDE_PANEL)
     done.visit.screenshot("page")
     assert done.visit.errors == []
 
