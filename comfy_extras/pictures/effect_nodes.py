@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from comfy_api.latest import io
@@ -18,23 +20,26 @@ def _radius(name: str) -> io.Int.Input:
     return io.Int.Input(name, default=1, min=1, max=31, step=1)
 
 
+def _schema(node_id: str, inputs: list[Any]) -> io.Schema:
+    """A node that gives a picture."""
+    return io.Schema(
+        node_id=node_id, category=_CATEGORY, inputs=inputs, outputs=[io.Image.Output()]
+    )
+
+
 class Blend(io.ComfyNode):
     """Mixes two pictures."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        return io.Schema(
-            node_id="ImageBlend",
-            category=_CATEGORY,
-            inputs=[
-                io.Image.Input("image1"),
-                io.Image.Input("image2"),
-                io.Float.Input("blend_factor", default=0.5, min=0.0, max=1.0, step=0.01),
-                io.Combo.Input("blend_mode", options=list(MODES)),
-            ],
-            outputs=[io.Image.Output()],
-        )
+        inputs = [
+            io.Image.Input("image1"),
+            io.Image.Input("image2"),
+            io.Float.Input("blend_factor", default=0.5, min=0.0, max=1.0, step=0.01),
+            io.Combo.Input("blend_mode", options=list(MODES)),
+        ]
+        return _schema("ImageBlend", inputs)
 
     @classmethod
     def execute(
@@ -55,16 +60,12 @@ class Blur(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        return io.Schema(
-            node_id="ImageBlur",
-            category=_CATEGORY,
-            inputs=[
-                io.Image.Input("image"),
-                _radius("blur_radius"),
-                io.Float.Input("sigma", default=1.0, min=0.1, max=10.0, step=0.1),
-            ],
-            outputs=[io.Image.Output()],
-        )
+        inputs = [
+            io.Image.Input("image"),
+            _radius("blur_radius"),
+            io.Float.Input("sigma", default=1.0, min=0.1, max=10.0, step=0.1),
+        ]
+        return _schema("ImageBlur", inputs)
 
     @classmethod
     def execute(cls, image: torch.Tensor, blur_radius: int, sigma: float) -> io.NodeOutput:
@@ -81,16 +82,12 @@ class Quantize(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        return io.Schema(
-            node_id="ImageQuantize",
-            category=_CATEGORY,
-            inputs=[
-                io.Image.Input("image"),
-                io.Int.Input("colors", default=256, min=1, max=256, step=1),
-                io.Combo.Input("dither", options=list(DITHERS)),
-            ],
-            outputs=[io.Image.Output()],
-        )
+        inputs = [
+            io.Image.Input("image"),
+            io.Int.Input("colors", default=256, min=1, max=256, step=1),
+            io.Combo.Input("dither", options=list(DITHERS)),
+        ]
+        return _schema("ImageQuantize", inputs)
 
     @classmethod
     def execute(cls, image: torch.Tensor, colors: int, dither: str) -> io.NodeOutput:
@@ -106,17 +103,13 @@ class Sharpen(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        return io.Schema(
-            node_id="ImageSharpen",
-            category=_CATEGORY,
-            inputs=[
-                io.Image.Input("image"),
-                _radius("sharpen_radius"),
-                io.Float.Input("sigma", default=1.0, min=0.1, max=10.0, step=0.01),
-                io.Float.Input("alpha", default=1.0, min=0.0, max=5.0, step=0.01),
-            ],
-            outputs=[io.Image.Output()],
-        )
+        inputs = [
+            io.Image.Input("image"),
+            _radius("sharpen_radius"),
+            io.Float.Input("sigma", default=1.0, min=0.1, max=10.0, step=0.01),
+            io.Float.Input("alpha", default=1.0, min=0.0, max=5.0, step=0.01),
+        ]
+        return _schema("ImageSharpen", inputs)
 
     @classmethod
     def execute(

@@ -13,9 +13,21 @@ from comfy_extras.pictures.geometry import gathered
 _MOST = 50
 
 
-def _several(name: str, part: Any) -> Any:
-    template = io.Autogrow.TemplatePrefix(part, prefix=part.id, min=2, max=_MOST)
-    return io.Autogrow.Input(name, template=template)
+def _schema(what: str, category: str, kind: Any) -> io.Schema:
+    """A node that joins things of one kind.
+
+    Args:
+        what: They in the singular, "Image" for a node BatchImagesNode of images.image0 and so on.
+    """
+    name = what.lower()
+    template = io.Autogrow.TemplatePrefix(kind.Input(name), prefix=name, min=2, max=_MOST)
+    return io.Schema(
+        node_id=f"Batch{what}sNode",
+        display_name=f"Batch {what}s",
+        category=category,
+        inputs=[io.Autogrow.Input(f"{name}s", template=template)],
+        outputs=[kind.Output()],
+    )
 
 
 class BatchImagesNode(io.ComfyNode):
@@ -24,13 +36,7 @@ class BatchImagesNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        return io.Schema(
-            node_id="BatchImagesNode",
-            display_name="Batch Images",
-            category="image",
-            inputs=[_several("images", io.Image.Input("image"))],
-            outputs=[io.Image.Output()],
-        )
+        return _schema("Image", "image", io.Image)
 
     @classmethod
     def execute(cls, images: dict[str, torch.Tensor]) -> io.NodeOutput:
@@ -44,13 +50,7 @@ class BatchMasksNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        return io.Schema(
-            node_id="BatchMasksNode",
-            display_name="Batch Masks",
-            category="mask",
-            inputs=[_several("masks", io.Mask.Input("mask"))],
-            outputs=[io.Mask.Output()],
-        )
+        return _schema("Mask", "mask", io.Mask)
 
     @classmethod
     def execute(cls, masks: dict[str, torch.Tensor]) -> io.NodeOutput:
@@ -65,13 +65,7 @@ class BatchLatentsNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        return io.Schema(
-            node_id="BatchLatentsNode",
-            display_name="Batch Latents",
-            category="latent",
-            inputs=[_several("latents", io.Latent.Input("latent"))],
-            outputs=[io.Latent.Output()],
-        )
+        return _schema("Latent", "latent", io.Latent)
 
     @classmethod
     def execute(cls, latents: dict[str, dict[str, Any]]) -> io.NodeOutput:
