@@ -39,6 +39,17 @@ def _laying(kind: Any, step: int) -> list[Any]:
     ]
 
 
+def _mask_schema(node_id: str, inputs: list[Any], display_name: str | None = None) -> io.Schema:
+    """A node that gives a mask."""
+    return io.Schema(
+        node_id=node_id,
+        display_name=display_name,
+        category="mask",
+        inputs=inputs,
+        outputs=[io.Mask.Output()],
+    )
+
+
 class LatentCompositeMasked(io.ComfyNode):
     """Lays one latent over another through a mask."""
 
@@ -129,12 +140,10 @@ class ImageToMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        return io.Schema(
-            node_id="ImageToMask",
-            display_name="Convert Image to Mask",
-            category="mask",
-            inputs=[io.Image.Input("image"), io.Combo.Input("channel", options=list(_CHANNELS))],
-            outputs=[io.Mask.Output()],
+        return _mask_schema(
+            "ImageToMask",
+            [io.Image.Input("image"), io.Combo.Input("channel", options=list(_CHANNELS))],
+            "Convert Image to Mask",
         )
 
     @classmethod
@@ -157,22 +166,18 @@ class ImageColorToMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        return io.Schema(
-            node_id="ImageColorToMask",
-            category="mask",
-            inputs=[
-                io.Image.Input("image"),
-                io.Int.Input(
-                    "color",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFF,
-                    step=1,
-                    display_mode=io.NumberDisplay.number,
-                ),
-            ],
-            outputs=[io.Mask.Output()],
-        )
+        inputs = [
+            io.Image.Input("image"),
+            io.Int.Input(
+                "color",
+                default=0,
+                min=0,
+                max=0xFFFFFF,
+                step=1,
+                display_mode=io.NumberDisplay.number,
+            ),
+        ]
+        return _mask_schema("ImageColorToMask", inputs)
 
     @classmethod
     def execute(cls, image: torch.Tensor, color: int) -> io.NodeOutput:
@@ -188,12 +193,7 @@ class SolidMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        return io.Schema(
-            node_id="SolidMask",
-            category="mask",
-            inputs=[_part("value", 1.0), _size("width"), _size("height")],
-            outputs=[io.Mask.Output()],
-        )
+        return _mask_schema("SolidMask", [_part("value", 1.0), _size("width"), _size("height")])
 
     @classmethod
     def execute(cls, value: float, width: int, height: int) -> io.NodeOutput:
@@ -209,12 +209,7 @@ class InvertMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        return io.Schema(
-            node_id="InvertMask",
-            category="mask",
-            inputs=[io.Mask.Input("mask")],
-            outputs=[io.Mask.Output()],
-        )
+        return _mask_schema("InvertMask", [io.Mask.Input("mask")])
 
     @classmethod
     def execute(cls, mask: torch.Tensor) -> io.NodeOutput:
@@ -230,18 +225,14 @@ class CropMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        return io.Schema(
-            node_id="CropMask",
-            category="mask",
-            inputs=[
-                io.Mask.Input("mask"),
-                _place("x"),
-                _place("y"),
-                _size("width"),
-                _size("height"),
-            ],
-            outputs=[io.Mask.Output()],
-        )
+        inputs = [
+            io.Mask.Input("mask"),
+            _place("x"),
+            _place("y"),
+            _size("width"),
+            _size("height"),
+        ]
+        return _mask_schema("CropMask", inputs)
 
     @classmethod
     def execute(cls, mask: torch.Tensor, x: int, y: int, width: int, height: int) -> io.NodeOutput:
@@ -257,18 +248,14 @@ class MaskComposite(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        return io.Schema(
-            node_id="MaskComposite",
-            category="mask",
-            inputs=[
-                io.Mask.Input("destination"),
-                io.Mask.Input("source"),
-                _place("x"),
-                _place("y"),
-                io.Combo.Input("operation", options=list(OPERATIONS)),
-            ],
-            outputs=[io.Mask.Output()],
-        )
+        inputs = [
+            io.Mask.Input("destination"),
+            io.Mask.Input("source"),
+            _place("x"),
+            _place("y"),
+            io.Combo.Input("operation", options=list(OPERATIONS)),
+        ]
+        return _mask_schema("MaskComposite", inputs)
 
     @classmethod
     def execute(
@@ -287,12 +274,7 @@ class FeatherMask(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """See nodes."""
         edges = [_place(edge) for edge in ("left", "top", "right", "bottom")]
-        return io.Schema(
-            node_id="FeatherMask",
-            category="mask",
-            inputs=[io.Mask.Input("mask"), *edges],
-            outputs=[io.Mask.Output()],
-        )
+        return _mask_schema("FeatherMask", [io.Mask.Input("mask"), *edges])
 
     @classmethod
     def execute(
@@ -310,17 +292,12 @@ class GrowMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        return io.Schema(
-            node_id="GrowMask",
-            display_name="Grow Mask",
-            category="mask",
-            inputs=[
-                io.Mask.Input("mask"),
-                io.Int.Input("expand", default=0, min=-MAX_RESOLUTION, max=MAX_RESOLUTION, step=1),
-                io.Boolean.Input("tapered_corners", default=True),
-            ],
-            outputs=[io.Mask.Output()],
-        )
+        inputs = [
+            io.Mask.Input("mask"),
+            io.Int.Input("expand", default=0, min=-MAX_RESOLUTION, max=MAX_RESOLUTION, step=1),
+            io.Boolean.Input("tapered_corners", default=True),
+        ]
+        return _mask_schema("GrowMask", inputs, "Grow Mask")
 
     @classmethod
     def execute(cls, mask: torch.Tensor, expand: int, tapered_corners: bool) -> io.NodeOutput:
@@ -336,12 +313,7 @@ class ThresholdMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """See nodes."""
-        return io.Schema(
-            node_id="ThresholdMask",
-            category="mask",
-            inputs=[io.Mask.Input("mask"), _part("value", 0.5)],
-            outputs=[io.Mask.Output()],
-        )
+        return _mask_schema("ThresholdMask", [io.Mask.Input("mask"), _part("value", 0.5)])
 
     @classmethod
     def execute(cls, mask: torch.Tensor, value: float) -> io.NodeOutput:
