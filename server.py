@@ -47,7 +47,7 @@ from protocol import BinaryEventTypes as BinaryEventTypes
 
 logger = logging.getLogger(__name__)
 
-OnPrompt = Callable[[dict[str, Any]], dict[str, Any]]
+OnPrompt = Callable[[dict[str, Any]], Any]
 
 _BYTES_PER_MB = 1024 * 1024
 _ROOMS = (
@@ -301,7 +301,8 @@ class PromptServer:
         if event == BinaryEventTypes.UNENCODED_PREVIEW_IMAGE and not is_bytes:
             await self.send_image(data, sid)
         elif event == BinaryEventTypes.PREVIEW_IMAGE_WITH_METADATA and not is_bytes:
-            await self.send_image_with_metadata(*data, sid=sid)
+            picture, metadata = data
+            await self.send_image_with_metadata(picture, metadata, sid)
         elif is_bytes:
             await self.send_bytes(event, data, sid)
         else:

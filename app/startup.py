@@ -138,10 +138,17 @@ def make_temp() -> None:
 
 
 def end_quietly_on_signals() -> None:
-    """Let Ctrl-C and SIGTERM end the start with a status of its own, not with a traceback."""
+    """Let Ctrl-C and SIGTERM end the start with a status of its own, not with a traceback.
+
+    A pack may take the first for a fault of its own and go on; the second needs nobody's consent.
+    """
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
-        # No exception: whoever loads packs takes all that they raise for theirs.
+        for one in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(one, leave_at_once)
+        raise SystemExit(INTERRUPTED)
+
+    def leave_at_once(number: int, frame: FrameType | None) -> NoReturn:
         os._exit(INTERRUPTED)
 
     signal.signal(signal.SIGINT, leave)

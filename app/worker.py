@@ -97,7 +97,7 @@ class Worker:
         )
         executor = self.executor
         executor.success = False
-        where = {"prompt_id": prompt_id, "node_type": None, "executed": []}
+        where: dict[str, Any] = {"prompt_id": prompt_id, "node_type": None, "executed": []}
         told = {"current_outputs": [], **where, **describe_failure(err, "", {})}
         executor.add_message("execution_error", told, broadcast=False)
         # Whatever it left there does not belong to the next prompt.

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Handler as Handler
+from aiohttp.typedefs import Middleware as Middleware
 
 ONE_HOUR = 60 * 60
 ONE_DAY = 24 * ONE_HOUR
 
 IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _ASK_AGAIN = "no-cache"
 _LISTING = "index*.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from middleware.cache_middleware import Handler, cache_control
+from middleware.cache_middleware import Middleware, cache_control
 from middleware.compression import compress_body
 from middleware.cors import create_cors_middleware
 from middleware.csp import block_other_hosts
@@ -15,13 +15,13 @@ from middleware.origin_guard import refuse_other_origins
 logger = logging.getLogger(__name__)
 
 
-def chain(flags: Any) -> list[Any]:
+def chain(flags: Any) -> list[Middleware]:
     """The middlewares of a server.
 
     Args:
         flags: The parsed command line.
     """
-    found: list[Any] = [cache_control, create_legacy_path_middleware()]
+    found: list[Middleware] = [cache_control, create_legacy_path_middleware()]
     if flags.enable_compress_response_body:
         found.append(compress_body)
     if flags.enable_cors_header:
@@ -35,7 +35,7 @@ def chain(flags: Any) -> list[Any]:
     return found
 
 
-def _of_manager() -> list[Handler]:
+def _of_manager() -> list[Middleware]:
     try:
         import comfyui_manager  # noqa: PLC0415 - an optional package
     except ImportError as err:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from middleware.cache_middleware import Handler
+from middleware.cache_middleware import Handler, Middleware
 
 _METHODS = "POST, GET, DELETE, PUT, OPTIONS, PATCH"
 _HEADERS = "Content-Type, Authorization"
 
 
-def create_cors_middleware(origin: str) -> Handler:
+def create_cors_middleware(origin: str) -> Middleware:
     """A middleware that allows requests of pages of an origin.
 
     Args:

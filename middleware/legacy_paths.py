@@ -6,7 +6,7 @@ import logging
 
 from aiohttp import web
 
-from middleware.cache_middleware import Handler
+from middleware.cache_middleware import Handler, Middleware
 
 logger = logging.getLogger(__name__)
 
@@ -15,7 +15,7 @@ _OLD = ("/scripts/ui", "/extensions/core/")
 _REMEMBERED = 1000
 
 
-def create_legacy_path_middleware() -> Handler:
+def create_legacy_path_middleware() -> Middleware:
     """A middleware that warns once of each old address, and changes no answer."""
     told: set[str] = set()
 

@@ -78,7 +78,7 @@ class Listener:
     """
 
     client_id: str
-    _socket: aiohttp.ClientWebSocketResponse
+    _socket: aiohttp.ClientWebSocketResponse[bool]
     _thread: LoopThread
     messages: list[tuple[Any, Any]] = field(default_factory=list)
     _news: threading.Condition = field(default_factory=threading.Condition)
