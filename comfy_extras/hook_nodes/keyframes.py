@@ -79,7 +79,16 @@ class SetHookKeyframes:
         return (clones,)
 
 
-class CreateHookKeyframe:
+class _Creating:
+    """A node that makes keyframes."""
+
+    EXPERIMENTAL = True
+    RETURN_TYPES = ("HOOK_KEYFRAMES",)
+    RETURN_NAMES = ("HOOK_KF",)
+    CATEGORY = _CATEGORY
+
+
+class CreateHookKeyframe(_Creating):
     """One strength from one time on."""
 
     @classmethod
@@ -91,10 +100,6 @@ class CreateHookKeyframe:
             "optional": {"prev_hook_kf": ("HOOK_KEYFRAMES",)},
         }
 
-    EXPERIMENTAL = True
-    RETURN_TYPES = ("HOOK_KEYFRAMES",)
-    RETURN_NAMES = ("HOOK_KF",)
-    CATEGORY = _CATEGORY
     FUNCTION = "create_hook_keyframe"
 
     def create_hook_keyframe(
@@ -109,7 +114,7 @@ class CreateHookKeyframe:
         return (group,)
 
 
-class CreateHookKeyframesInterpolated:
+class CreateHookKeyframesInterpolated(_Creating):
     """Strengths along a curve."""
 
     @classmethod
@@ -128,10 +133,6 @@ class CreateHookKeyframesInterpolated:
             "optional": {"prev_hook_kf": ("HOOK_KEYFRAMES",)},
         }
 
-    EXPERIMENTAL = True
-    RETURN_TYPES = ("HOOK_KEYFRAMES",)
-    RETURN_NAMES = ("HOOK_KF",)
-    CATEGORY = _CATEGORY
     FUNCTION = "create_hook_keyframes"
 
     def create_hook_keyframes(
@@ -153,7 +154,7 @@ class CreateHookKeyframesInterpolated:
         return (_with_keyframes(prev_hook_kf, *how),)
 
 
-class CreateHookKeyframesFromFloats:
+class CreateHookKeyframesFromFloats(_Creating):
     """Strengths from a list of numbers."""
 
     @classmethod
@@ -170,10 +171,6 @@ class CreateHookKeyframesFromFloats:
             "optional": {"prev_hook_kf": ("HOOK_KEYFRAMES",)},
         }
 
-    EXPERIMENTAL = True
-    RETURN_TYPES = ("HOOK_KEYFRAMES",)
-    RETURN_NAMES = ("HOOK_KF",)
-    CATEGORY = _CATEGORY
     FUNCTION = "create_hook_keyframes"
 
     def create_hook_keyframes(
