@@ -10,7 +10,7 @@ SOURCES := .
 .DEFAULT_GOAL := help
 # More flags of the program: make run FLAGS="--port 8189"
 FLAGS ?=
-.PHONY: help setup run demo demo-loading browser test test-fast lint format bench clean
+.PHONY: help setup run demo demo-loading browser test test-fast lint format bench custom-node clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -56,6 +56,9 @@ format: $(STAMP) ## Mend what ruff can mend
 bench: $(STAMP) ## Compare our strategies with the peers that are installed
 	-$(PIP) install -r benchmarks/requirements.txt -c constraints.txt
 	$(PY) -m benchmarks.load
+
+custom-node: $(STAMP) ## Build dist/onecopy-loader.zip: our loading for an unchanged ComfyUI
+	$(PY) tools/build_custom_node.py
 
 clean: ## Remove the environment and all caches
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -7,6 +7,7 @@ what to do as JSON in the environment; prints what it saw as JSON.
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import sys
@@ -15,10 +16,13 @@ from typing import Any
 import comfy.options
 
 comfy.options.enable_args_parsing()
+if "STAND_IN_HOOKS" in os.environ:
+    # Before torch, as a script of a pack that runs before the start.
+    importlib.import_module("comfy.cli_args")
+    importlib.import_module(os.environ["STAND_IN_HOOKS"]).install()
 
 import torch  # noqa: E402 - the parser comes first, as in ComfyUI's main
 
-import comfy.cli_args  # noqa: E402
 import comfy.model_base  # noqa: E402
 import comfy.model_management  # noqa: E402
 import comfy.model_patcher  # noqa: E402

@@ -198,7 +198,7 @@ def commit(checkout: Checkout, branch: str, package: Mapping[str, bytes]) -> lis
     modes = {name: git("ls-tree", "HEAD", name).decode()[:6] for name in HOOKS}
     left = {**package, **{one.file: one.after for one in map(edit, sources)}}
     who = git("var", "GIT_COMMITTER_IDENT").strip()
-    stream = []
+    stream: list[bytes] = []
     for step in STEPS:
         files = {name: left.pop(name) for name in _files_of(step, left)}
         stream.append(

@@ -108,8 +108,10 @@ def _everything(source: Source) -> ast.Module:
 
 def _assigned_name(source: Source, call: ast.Call) -> str:
     for node in ast.walk(source.tree):
-        if isinstance(node, ast.Assign) and any(one is call for one in ast.walk(node.value)):
-            target = node.targets[0]
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+            continue
+        if any(one is call for one in ast.walk(node.value)):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
             # parse_known_args gives two values.
             target = target.elts[0] if isinstance(target, ast.Tuple) else target
             return source.unparsed(target)

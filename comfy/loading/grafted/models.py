@@ -6,7 +6,7 @@ without bytes. The program keeps deciding which modules go to the device, and wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ _Place = tuple[torch.nn.Module, str]
 """A module and the name of a parameter in it."""
 
 
-def adopt(module: torch.nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+def adopt(module: torch.nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]:
     """Make the weights of a state dict a module's own, without a copy.
 
     To be called before ``load_state_dict``. Only weights with a file behind them, of the parameter's own shape and dtype, for parameters on
@@ -38,9 +38,9 @@ def adopt(module: torch.nn.Module, state_dict: Mapping[str, Any]) -> dict[str, A
         The state dict for ``load_state_dict``, in which what was taken over is the parameter
         itself: copying it then does nothing.
     """
-    given = dict(state_dict)
     if not is_active():
-        return given
+        return state_dict
+    given = dict(state_dict)
     places = _places_by_parameter(module)
     taken: dict[int, torch.nn.Parameter] = {}
     for key, parameter in list(module.named_parameters(remove_duplicate=False)):
@@ -49,7 +49,7 @@ def adopt(module: torch.nn.Module, state_dict: Mapping[str, Any]) -> dict[str, A
             given[key] = taken[id(parameter)]
             continue
         source = _stand_in(tensor)
-        if source is None or not _fits(source, parameter):
+        if tensor is None or source is None or not _fits(source, parameter):
             continue
         new = torch.nn.Parameter(tensor, requires_grad=parameter.requires_grad)
         for place in places[id(parameter)]:
@@ -112,7 +112,7 @@ def return_home(module: torch.nn.Module, device: torch.device | str | None) -> N
     for one in module.modules():
         for name, source in vars(one).get(_SOURCES, {}).items():
             parameter = one._parameters.get(name)
-            if parameter is None or not _is_a_copy(parameter, source):
+            if type(parameter) is not torch.nn.Parameter or not _is_a_copy(parameter, source):
                 continue
             if id(parameter) not in shared:
                 shared[id(parameter)] = torch.nn.Parameter(source, parameter.requires_grad)
@@ -125,8 +125,9 @@ def must_not_pin(tensor: torch.Tensor) -> bool:
 
 
 def _own_parameters(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """Those that are plain, or in a file; what is quantised moves by its own rules."""
     for name, parameter in module._parameters.items():
-        if parameter is not None:
+        if type(parameter) is torch.nn.Parameter or isinstance(parameter, FileTensor):
             yield name, parameter
 
 
