@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import subprocess
+import sys
 import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import websocket
 from PIL import Image
 
-from support.base_folder import EXAMPLE
+from support.base_folder import EXAMPLE, ROOT
 from support.running_server import Program
 from tools.shapes.reading import read
 
@@ -99,6 +103,20 @@ def test_pictures_that_are_not_saved_come_over_the_websocket(
     frames = list(script.frames_until_done(script.queue(prompt)))
     pictures = [frame[_HEAD_BYTES:] for node, frame in frames if node == "7"]
     assert [seen_in(picture) for picture in pictures] == [("red", "circle")]
+
+
+def test_the_script_in_the_docs_runs_as_it_stands(server: Program, tmp_path: Path) -> None:
+    told = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", told, re.DOTALL)
+    address = server.url.removeprefix("http://")
+    assert code.count("127.0.0.1:8188") == 1
+    code = code.replace("127.0.0.1:8188", address).replace("examples/", f"{ROOT}/examples/")
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    (path,) = tmp_path.glob("*.png")
+    assert seen_in(path.read_bytes()) == ("blue", "star")
 
 
 def test_it_may_connect_anew_with_the_same_id_between_two_prompts(
