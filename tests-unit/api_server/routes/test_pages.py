@@ -86,6 +86,7 @@ def test_scripts_are_listed_the_pages_own_first(served: Served) -> None:
         "/extensions/core/c.js",
         "/extensions/my%20pack/x.js",
         "/extensions/my%20pack/sub/y z.js",
+        "/extensions/onecopy-welcome/welcome.js",
     ]
 
 
