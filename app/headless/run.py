@@ -25,9 +25,9 @@ from app.headless.page_graph import to_prompt
 from app.headless.stopping import StopSignals
 from app.headless.workflow_file import Workflow
 from app.node_loading import load_extra_nodes
-from app.worker import cache_type
 from comfy.cli_args import args
 from comfy.interrupts import InterruptProcessingException, interrupt_current_processing
+from comfy_execution.cache_sets import chosen_cache
 
 _STOPPED = "The run was interrupted."
 
@@ -61,11 +61,7 @@ class Runner:
         """
         self._console = console
         self.events = Events()
-        self.executor = execution.PromptExecutor(
-            self.events,
-            cache_type=cache_type(),
-            cache_args={"lru": args.cache_lru, "ram": args.cache_ram},
-        )
+        self.executor = execution.PromptExecutor(self.events, *chosen_cache(args))
         progress_hook.install(self.events)
 
     def run(self, workflow: Workflow, changes: Iterable[str] = ()) -> Outcome:
