@@ -102,6 +102,14 @@ class MemoryHistory:
                 )
                 self._thread.start()
 
+    def look(self) -> None:
+        """Somebody asks: wake, and sample at once if the last sample is not fresh."""
+        self.wake()
+        with self._lock:
+            last = self._samples[-1].seconds if self._samples else None
+        if last is None or self.now - last > self._busy_interval_s:
+            self.take()
+
     def on_prompt(self, prompt: dict[str, Any]) -> dict[str, Any]:
         """A prompt was sent: wake, and compare with what is held now if nothing runs yet.
 
@@ -127,7 +135,9 @@ class MemoryHistory:
                 self._base, self._weights, self._peak = beside, 0, 0
             self._weights = max(self._weights, moment.weights)
             self._peak = max(self._peak, moment.total)
-            self._samples.append(moment)
+            # Two threads may have measured at once; the times of samples only grow.
+            if not self._samples or moment.seconds > self._samples[-1].seconds:
+                self._samples.append(moment)
 
     def samples(self, since: float = -1.0) -> list[Moment]:
         """What was sampled after a time; times as `now` tells them."""

@@ -50,9 +50,7 @@ def register(routes: web.RouteTableDef, server: Any) -> None:
 
 
 def _answer(history: MemoryHistory, is_running: Any, since: float) -> dict[str, Any]:
-    history.wake()
-    if not history.samples():
-        history.take()
+    history.look()
     return loading_facts(history, is_running(), since)
 
 

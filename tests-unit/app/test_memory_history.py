@@ -108,10 +108,35 @@ def test_a_prompt_shortens_a_pause(machine: Machine) -> None:
     wait_until(lambda: not history.is_sampling)
 
 
+def test_who_looks_sees_what_is_there_now(machine: Machine) -> None:
+    history = MemoryHistory(machine.is_busy, machine.measure, linger_s=0.05, busy_interval_s=0.01)
+    history.look()
+    # The thread is in its first pause, of a second.
+    wait_until(lambda: machine.samples >= 1)
+    time.sleep(0.03)
+    machine.host = 777
+    history.look()
+    assert history.samples()[-1].host == 777
+    wait_until(lambda: not history.is_sampling)
+
+
 def test_old_samples_make_room(history: MemoryHistory) -> None:
     for _ in range(MOST_SAMPLES + 3):
         history.take()
     assert len(history.samples()) == MOST_SAMPLES
+
+
+def test_times_of_samples_only_grow(history: MemoryHistory) -> None:
+    takers = [
+        threading.Thread(target=lambda: [history.take() for _ in range(50)]) for _ in range(4)
+    ]
+    for one in takers:
+        one.start()
+    for one in takers:
+        one.join()
+    times = [one.seconds for one in history.samples()]
+    assert times == sorted(set(times))
+    assert len(times) > 50
 
 
 def test_only_later_samples_are_given(history: MemoryHistory) -> None:
