@@ -303,6 +303,34 @@ def test_a_signal_during_the_start_ends_it_without_a_traceback(folder: Path) -> 
     assert "Traceback" not in said
 
 
+def test_a_second_signal_ends_a_start_in_which_a_pack_took_the_first(folder: Path) -> None:
+    (folder / "custom_nodes" / "sleepy_pack" / "prestartup_script.py").write_text(
+        "import time\n"
+        "for number in (1, 2):\n"
+        "    try:\n"
+        "        print('waiting', number, flush=True)\n"
+        "        time.sleep(30)\n"
+        "    except BaseException:\n"
+        "        pass\n"
+    )
+    process = subprocess.Popen(
+        command(folder, free_port()),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process.stdout as said:
+        for number in (1, 2):
+            assert said.readline() == f"waiting {number}\n"
+            process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        assert process.wait(20) == 130
+        assert time.monotonic() - started < STOPS_WITHIN_S
+
+
 def test_a_killed_server_starts_again_on_the_same_port_at_once(folder: Path) -> None:
     port = free_port()
     with _running(folder, port=port) as running:
@@ -350,3 +378,12 @@ def test_flags_for_uploads_and_other_origins_reach_the_server(folder: Path) -> N
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
         assert running.post("/prompt", data=b"x" * 2**20).status == 413
         assert running.url not in running.said()
+
+
+def test_the_browser_is_opened_when_the_server_is_ready(folder: Path) -> None:
+    browser, opened = folder / "browser.sh", folder / "opened.txt"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {opened}\n')
+    browser.chmod(0o700)
+    with _running(folder, "--auto-launch", environ={"BROWSER": f"{browser} %s"}) as running:
+        wait_until(lambda: opened.exists() and opened.read_text())
+        assert opened.read_text().strip() == running.url
