@@ -79,6 +79,10 @@ def refusal(text: str, status: int = 400) -> web.Response:
     return answer({"error": text}, status)
 
 
+DEEPEST = 200
+"""So many levels of lists and objects may be in each other: what is deeper cannot be copied."""
+
+
 class BadBody(web.HTTPBadRequest):
     """The body of a request is no JSON, or not of the form that is wanted."""
 
@@ -95,9 +99,28 @@ async def read(request: web.Request) -> Any:
     """
     body = await request.read()
     try:
-        return json.loads(body)
+        value = json.loads(body)
     except (ValueError, RecursionError) as err:
         raise BadBody(f"The body of the request is no JSON: {err}.") from err
+    if _is_deep(value):
+        raise BadBody(
+            f"The body of the request has more than {DEEPEST} levels of lists or objects."
+        )
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(DEEPEST):
+        if not level:
+            return False
+        level = [
+            inner
+            for one in level
+            for inner in (one.values() if isinstance(one, dict) else one)
+            if isinstance(inner, (dict, list))
+        ]
+    return bool(level)
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from api_server.utils import json_text
 from support.graph_nodes import node
 from support.running_server import Served, wait_until
 from support.server_nodes import shown
@@ -130,14 +131,28 @@ def test_broken_json_is_never_a_500(idle: Served, path: str, body: bytes) -> Non
     assert idle.post(path, data=body).status == (200 if path == "/interrupt" else 400)
 
 
-def test_deeply_nested_inputs_are_no_trouble(server: Served) -> None:
+def _nested(levels: int) -> Any:
     deep: Any = "end"
-    for _ in range(400):
-        deep = {"x": deep}
-    answer = server.post("/prompt", {"prompt": shown("Keep", value=deep)})
-    assert answer.status in (200, 400)
-    assert server.get("/queue").status == 200
-    _lives(server)
+    for level in range(levels):
+        deep = {"x": deep} if level % 2 else [deep]
+    return deep
+
+
+def test_what_is_nested_less_than_the_limit_runs_and_is_listed(server: Served) -> None:
+    # The body, the prompt, its node and its inputs are four levels.
+    deep = _nested(json_text.DEEPEST - 4)
+    prompt_id = server.queue(shown("Keep", value=deep))
+    entry = server.wait_for_history(prompt_id)
+    assert entry["status"]["status_str"] == "success"
+    assert entry["outputs"] == {"2": {"value": [deep]}}
+    assert server.get(f"/api/jobs/{prompt_id}").status == 200
+
+
+@pytest.mark.parametrize("levels", [json_text.DEEPEST - 3, 400, 900])
+def test_what_is_nested_deeper_is_refused(idle: Served, levels: int) -> None:
+    answer = idle.post("/prompt", {"prompt": shown("Keep", value=_nested(levels))})
+    assert answer.status == 400
+    assert "levels" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(
