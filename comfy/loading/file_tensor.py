@@ -73,10 +73,7 @@ class FileTensor(torch.Tensor):
         """
         shadow = empty_of(source.shape, source.dtype, "meta")
         with torch.inference_mode(False):
-            self = cls(Home(source, fetcher), shadow)
-        tag = TensorFileSlice(source.file, source.file.lock, source.offset, source.nbytes)
-        setattr(torch.Tensor.untyped_storage(self), _UPSTREAM_TAG, tag)
-        return self
+            return cls(Home(source, fetcher), shadow)
 
     @property
     def is_in_file(self) -> bool:
@@ -171,11 +168,15 @@ class FileTensor(torch.Tensor):
         return self._on_host().data_ptr()
 
     def untyped_storage(self) -> torch.UntypedStorage:
-        """The home's storage: empty, and with upstream's tag, while the home is FILE."""
-        if self.is_in_file:
-            storage: torch.UntypedStorage = torch.Tensor.untyped_storage(self)
-            return storage
-        return self._home.to_host().untyped_storage()
+        """The home's storage: empty, and with upstream's tag for this view, while the home is FILE."""
+        if not self.is_in_file:
+            return self._home.to_host().untyped_storage()
+        storage: torch.UntypedStorage = torch.Tensor.untyped_storage(self)
+        exact = self.file_slice
+        if exact is not None:
+            tag = TensorFileSlice(exact.file, exact.file.lock, exact.offset, exact.nbytes)
+            setattr(storage, _UPSTREAM_TAG, tag)
+        return storage
 
     def share_memory_(self) -> torch.Tensor:
         """Make an ordinary tensor in shared memory; a weight in a file is shared already."""

@@ -209,6 +209,18 @@ def test_what_does_not_fit_is_read_for_each_call(
         torch.testing.assert_close(torch.tensor(result), _expected(files), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("patched", [[], ["diffusion_model.blocks.0.weight"]])
+def test_a_model_that_was_filled_by_copies_returns_to_its_file_too(
+    patched: list[str], trees: dict[str, Path], files: dict[str, str]
+) -> None:
+    seen = _run(trees["tagged"], files, FILE_SLICE, copies=True, patched=patched, rounds=2)
+    patches = len(patched) * WIDTH * WIDTH * 4
+    assert seen["built"] < _size(files) + SLACK
+    assert seen["loaded"] < _size(files) + patches + SLACK
+    assert seen["unloaded"] < patches + SLACK
+    assert seen["kinds_unloaded"] == ["FileTensor"]
+
+
 def test_what_is_evicted_returns_to_the_file(trees: dict[str, Path], files: dict[str, str]) -> None:
     half = _size(files) // 2
     seen = _run(trees["copying"], files, FILE_SLICE, evict=half)

@@ -48,8 +48,15 @@ def is_mapped(path: str) -> bool:
         return os.path.basename(path) in maps.read()
 
 
-def build(path: str, width: int, depth: int, dtype: torch.dtype, seen: dict[str, Any]) -> Any:
-    """Make a model of a file, and its patcher."""
+def build(
+    path: str,
+    width: int,
+    depth: int,
+    dtype: torch.dtype,
+    seen: dict[str, Any],
+    copies: bool = False,
+) -> Any:
+    """Make a model of a file, and its patcher; `copies` fills it as loaders without a hook do."""
     loaded = comfy.utils.load_torch_file(path)
     sd = loaded[0] if isinstance(loaded, tuple) else loaded
     seen["kinds"] = sorted({type(tensor).__name__ for tensor in sd.values()})
@@ -58,7 +65,11 @@ def build(path: str, width: int, depth: int, dtype: torch.dtype, seen: dict[str,
     )
     seen["mapped"] = is_mapped(path)
     model = comfy.model_base.BaseModel(width, depth, dtype)
-    model.load_model_weights(sd, PREFIX)
+    if copies:
+        own = {key.removeprefix(PREFIX): tensor for key, tensor in sd.items()}
+        model.diffusion_model.load_state_dict(own)
+    else:
+        model.load_model_weights(sd, PREFIX)
     where = comfy.model_management.get_torch_device()
     return comfy.model_patcher.ModelPatcher(model, where, CPU)
 
@@ -92,7 +103,8 @@ def main() -> None:
     device.reset()
     device.is_unified = request.get("unified", True)
     start = anonymous()
-    patcher = build(request["path"], request["width"], request["depth"], dtype, seen)
+    copies = request.get("copies", False)
+    patcher = build(request["path"], request["width"], request["depth"], dtype, seen, copies)
     seen["built"], seen["mapped_built"] = anonymous() - start, is_mapped(request["path"])
     width = request["width"]
     for key in request.get("patched", ()):
