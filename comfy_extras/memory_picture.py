@@ -1,4 +1,4 @@
-"""A picture of memory over time. Imported when it is wanted: matplotlib takes its time."""
+"""A picture of memory over time."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from comfy_extras.memory_recording import Moment, base_of, bound_of
 
@@ -27,6 +25,10 @@ def drawn(moments: Sequence[Moment], width: int, height: int) -> torch.Tensor:
     Returns:
         [1, height, width, 3], float32, 0 to 1.
     """
+    # Large, and needed by few prompts.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, layout="constrained")
     canvas: Any = FigureCanvasAgg(figure)
     axes = figure.add_subplot()

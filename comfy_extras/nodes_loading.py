@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import time
 from typing import Any
 
@@ -14,6 +13,7 @@ import folder_paths
 from comfy.loading import default_loader
 from comfy_api.latest import io, ui
 from comfy_extras.extension import Extension
+from comfy_extras.memory_picture import drawn
 from comfy_extras.memory_recording import Recordings, described
 
 RECORDINGS = Recordings()
@@ -135,8 +135,7 @@ class MemoryReport(io.ComfyNode):
         """Hand on what came, with the report as text and as picture."""
         moments = RECORDINGS.collect()
         text = described(moments)
-        drawing = importlib.import_module("comfy_extras.memory_picture")
-        picture = drawing.drawn(moments, width, height)
+        picture = drawn(moments, width, height)
         shown = {**ui.PreviewImage(picture, cls=cls).as_dict(), "text": (text,)}
         return io.NodeOutput(anything, text, picture, ui=shown)
 

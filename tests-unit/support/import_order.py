@@ -12,7 +12,7 @@ LOADING_MAY_USE = {"torch", "numpy", "safetensors", "psutil", "comfy_aimdo", "co
 # May be missing, so they are imported where they are used.
 OPTIONAL = {"av", "comfy_aimdo", "comfyui_manager", "spandrel"}
 # Always there, but a second to import, and few prompts need them: the first that does pays.
-LATE = {"scipy", "torchsde"}
+LATE = {"matplotlib", "scipy", "torchsde"}
 # The order would allow these.
 NEVER = {("ldm", "model_patcher"), ("text_encoders", "model_patcher"), ("comfy_extras", "server")}
 
