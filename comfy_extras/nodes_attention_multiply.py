@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-
-import torch
 
 from comfy_api.latest import io
 from comfy_extras.extension import Extension
@@ -15,22 +13,19 @@ _CATEGORY = "_for_testing/attention_experiments"
 _TEMPORAL = ".time_stack."
 
 
-def multiply(
-    target: Any, weights: Mapping[str, torch.Tensor], factor_of: Callable[[str], float | None]
-) -> None:
+def multiply(target: Any, keys: Iterable[str], factor_of: Callable[[str], float | None]) -> None:
     """Let a patcher, or a CLIP, multiply weights.
 
     Args:
         target: Gets the patches.
-        weights: By key.
+        keys: Of its weights.
         factor_of: Tells the factor of a key, None for those that stay.
     """
-    for key, weight in weights.items():
+    for key in keys:
         factor = factor_of(key)
         if factor is not None and factor != 1.0:
-            # A change of nothing, which takes no memory; the factor is that of the weight.
-            nothing = torch.zeros(()).expand(weight.shape)
-            target.add_patches({key: (nothing,)}, 0.0, factor)
+            # No change but the factor of the weight itself.
+            target.add_patches({key: (None,)}, 0.0, factor)
 
 
 def _by_suffix(factors: Mapping[str, float]) -> Callable[[str], float | None]:
@@ -57,39 +52,42 @@ def _multiplied(model: Any, factor_of: Callable[[str], float | None]) -> Any:
     return io.NodeOutput(patched)
 
 
-def _unet_projections(name: str, q: float, k: float, v: float, out: float) -> dict[str, float]:
-    layers = {"to_q": q, "to_k": k, "to_v": v, "to_out.0": out}
-    return {f"{name}.{layer}": factor for layer, factor in layers.items()}
+class _UNetAttentionMultiply(io.ComfyNode):
+    """Multiplies the weights of one kind of attention in a UNet.
+
+    Attributes:
+        NODE: The node's id.
+        KIND: Of the attention, as weights name it.
+    """
+
+    NODE = ""
+    KIND = ""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        """See nodes."""
+        return patch_schema(cls.NODE, _CATEGORY, _projections(), is_experimental=True)
+
+    @classmethod
+    def execute(cls, model: Any, q: float, k: float, v: float, out: float) -> Any:
+        """Patch a clone."""
+        layers = {"to_q": q, "to_k": k, "to_v": v, "to_out.0": out}
+        factors = {f"{cls.KIND}.{layer}": factor for layer, factor in layers.items()}
+        return _multiplied(model, _by_suffix(factors))
 
 
-class UNetSelfAttentionMultiply(io.ComfyNode):
+class UNetSelfAttentionMultiply(_UNetAttentionMultiply):
     """Multiplies the weights of a UNet's self-attention."""
 
-    @classmethod
-    def define_schema(cls) -> Any:
-        """See nodes."""
-        name = "UNetSelfAttentionMultiply"
-        return patch_schema(name, _CATEGORY, _projections(), is_experimental=True)
-
-    @classmethod
-    def execute(cls, model: Any, q: float, k: float, v: float, out: float) -> Any:
-        """Patch a clone."""
-        return _multiplied(model, _by_suffix(_unet_projections("attn1", q, k, v, out)))
+    NODE = "UNetSelfAttentionMultiply"
+    KIND = "attn1"
 
 
-class UNetCrossAttentionMultiply(io.ComfyNode):
+class UNetCrossAttentionMultiply(_UNetAttentionMultiply):
     """Multiplies the weights of a UNet's cross-attention."""
 
-    @classmethod
-    def define_schema(cls) -> Any:
-        """See nodes."""
-        name = "UNetCrossAttentionMultiply"
-        return patch_schema(name, _CATEGORY, _projections(), is_experimental=True)
-
-    @classmethod
-    def execute(cls, model: Any, q: float, k: float, v: float, out: float) -> Any:
-        """Patch a clone."""
-        return _multiplied(model, _by_suffix(_unet_projections("attn2", q, k, v, out)))
+    NODE = "UNetCrossAttentionMultiply"
+    KIND = "attn2"
 
 
 class CLIPAttentionMultiply(io.ComfyNode):
