@@ -107,6 +107,8 @@ def loading_facts(history: MemoryHistory, is_running: bool, since: float) -> dic
         is_running: Whether a prompt runs or waits.
         since: Only samples after this time are wanted; times as in ``memory.now``.
     """
+    # In this order no sample is above the peak, though more are taken meanwhile.
+    samples = history.samples(since)
     bound = history.bound()
     return {
         "time": time.time(),
@@ -120,7 +122,7 @@ def loading_facts(history: MemoryHistory, is_running: bool, since: float) -> dic
             "bound": {**asdict(bound), "total": bound.total},
             "samples": [
                 [round(one.seconds, 3), one.host, one.device, one.weights, one.at_home]
-                for one in history.samples(since)
+                for one in samples
             ],
             "fields": ["seconds", "host", "device", "weights", "at_home"],
         },

@@ -245,4 +245,5 @@ def test_it_can_be_asked_while_models_come_and_go(
 def test_meta_weights_have_no_home(rooms: Served, path: Path) -> None:
     state = default_loader().open(LoadRequest(path=str(path), device=torch.device("meta")))
     assert {one.device.type for one in state.state_dict.values()} == {"meta"}
+    gc.collect()
     assert of_file(rooms)["homes"] is None
