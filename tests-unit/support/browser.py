@@ -34,6 +34,8 @@ _MAY_BE_MISSING = re.compile(
     r"|/userdata/workflows%2F\.index\.json$|/userdata\?dir=subgraphs&|/templates/index[^/]*\.json$"
 )
 _MISSING = "Failed to load resource"
+# The gallery of templates is a package of its own, which is not installed by default.
+_WITHOUT_TEMPLATES = "Error loading core workflow templates"
 _IS_READY = """() => Boolean(
     window.app?.vueAppReady && window.app.extensionManager?.workflow?.activeWorkflow
     && window.app.graph?.nodes?.length
@@ -83,7 +85,7 @@ class Visit:
         route.abort()
 
     def _on_console(self, message: playwright.ConsoleMessage) -> None:
-        if message.type != "error":
+        if message.type != "error" or message.text.startswith(_WITHOUT_TEMPLATES):
             return
         address = message.location.get("url", "")
         is_expected = address in self.abroad or _MAY_BE_MISSING.search(address)
@@ -106,6 +108,10 @@ class Visit:
     def open(self, url: str) -> None:
         """Go there, and wait until a workflow is open."""
         self.page.goto(url)
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Wait until a workflow is open."""
         self.page.wait_for_function(_IS_READY, timeout=PATIENCE_MS)
         self.page.get_by_test_id("app-loading-overlay").wait_for(state="hidden")
 
@@ -118,24 +124,34 @@ class Visit:
         prompt_id: str = told["prompt_id"]
         return prompt_id
 
-    def wait_until_done(self, prompt_id: str) -> None:
-        """Wait until the server has told the page that a prompt is over."""
+    def wait_for(self, kind: str, **wanted: Any) -> None:
+        """Wait for a message of the server's websocket.
 
-        def is_over() -> bool:
-            return any(
-                frame["type"] == "executing"
-                and frame["data"]["node"] is None
-                and frame["data"]["prompt_id"] == prompt_id
-                for frame in self.frames
-                if isinstance(frame, dict)
-            )
-
+        Args:
+            kind: Its type.
+            **wanted: Values that its data must have.
+        """
         for _ in range(PATIENCE_MS // 100):
-            if is_over():
+            told = [frame for frame in self.frames if isinstance(frame, dict)]
+            data = [frame["data"] for frame in told if frame["type"] == kind]
+            if any(wanted.items() <= one.items() for one in data):
                 return
             # Frames are noted while playwright waits for the browser.
             self.page.wait_for_timeout(100)
-        raise AssertionError(f"not over in time; last messages: {self.frames[-3:]}")
+        raise AssertionError(f"not told in time; last messages: {self.frames[-3:]}")
+
+    def wait_until_done(self, prompt_id: str) -> None:
+        """Wait until the server has told the page that a prompt is over."""
+        self.wait_for("executing", node=None, prompt_id=prompt_id)
+
+    def previews(self) -> list[Image.Image]:
+        """The pictures that came over the websocket while something ran."""
+        found: list[Image.Image] = []
+        for frame in self.frames:
+            if isinstance(frame, bytes) and _metadata(frame) is not None:
+                start = 8 + int.from_bytes(frame[4:8], "big")
+                found.append(Image.open(io.BytesIO(frame[start:])))
+        return found
 
     def fetch(self, address: str) -> bytes:
         """What an address of this server gives to the page."""
@@ -167,14 +183,21 @@ def _metadata(frame: bytes) -> dict[str, Any] | None:
 
 
 @contextmanager
-def visit(browser: playwright.Browser, url: str) -> Iterator[Visit]:
-    """A new visitor, before whom the page is open."""
+def arrival(browser: playwright.Browser, url: str) -> Iterator[Visit]:
+    """A new visitor, who has opened nothing yet but will go to one server only."""
     context = browser.new_context(viewport=_SIZE)
     context.set_default_timeout(PATIENCE_MS)
     visitor = Visit(context.new_page())
     visitor.listen(url)
     try:
-        visitor.open(url)
         yield visitor
     finally:
         context.close()
+
+
+@contextmanager
+def visit(browser: playwright.Browser, url: str) -> Iterator[Visit]:
+    """A new visitor, before whom the page is open."""
+    with arrival(browser, url) as visitor:
+        visitor.open(url)
+        yield visitor
