@@ -312,7 +312,7 @@ class PromptServer:
         """Send a message as text: an object with "type" and "data"."""
         if self.clients.has(sid):
             message = json_text.dumps({"type": event, "data": data})
-            self.clients.send(message, sid, event in _CAN_BE_LOST)
+            self._deliver(message, sid, event in _CAN_BE_LOST)
 
     def encode_bytes(self, event: int, data: bytes | bytearray) -> bytes:
         """A binary message.
@@ -324,7 +324,14 @@ class PromptServer:
 
     async def send_bytes(self, event: int, data: bytes | bytearray, sid: str | None = None) -> None:
         """Send a message as bytes."""
-        self.clients.send(self.encode_bytes(event, data), sid, event in _CAN_BE_LOST)
+        self._deliver(self.encode_bytes(event, data), sid, event in _CAN_BE_LOST)
+
+    def _deliver(self, message: str | bytes, sid: str | None, can_be_lost: bool) -> None:
+        if asyncio.get_running_loop() is self.loop:
+            self.clients.send(message, sid, can_be_lost)
+        else:
+            # Packs have loops of their own; sockets belong to this one.
+            self.loop.call_soon_threadsafe(self.clients.send, message, sid, can_be_lost)
 
     async def send_image(self, image_data: frames.Preview, sid: str | None = None) -> None:
         """Send a picture.

@@ -10,12 +10,13 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from PIL import Image
 
 import server as server_module
 from execution import PromptQueue
 from protocol import BinaryEventTypes
 from server import PromptServer
-from support.running_server import Served, served
+from support.running_server import Served, served, wait_until
 
 
 async def _hello(request: web.Request) -> web.Response:
@@ -148,6 +149,35 @@ def test_a_coroutine_can_be_sent_from_within_the_loop(tmp_path: Path) -> None:
         assert page.wait_for(900) == b"raw"
         assert page.of("shout") == [{"text": "hello"}, {"text": "all"}]
         assert other.wait_for("shout") == {"text": "all"}
+
+
+class _Recorder:
+    """Stands for a page's socket, and notes in which loop it is used."""
+
+    def __init__(self) -> None:
+        self.used_in: list[Any] = []
+
+    async def send_str(self, text: str) -> None:
+        self.used_in.append(asyncio.get_running_loop())
+
+    async def send_bytes(self, data: bytes) -> None:
+        self.used_in.append(asyncio.get_running_loop())
+
+
+def test_sockets_are_used_in_their_own_loop_from_whichever_one_sends(idle: Served) -> None:
+    recorder = _Recorder()
+    idle.server.sockets["page"] = recorder  # type: ignore[assignment]
+
+    async def send() -> None:
+        await idle.server.send("theirs", {"n": 1}, "page")
+        await idle.server.send(BinaryEventTypes.TEXT, b"raw")
+        picture = ("PNG", Image.new("RGB", (2, 2)), None)
+        await idle.server.send(BinaryEventTypes.UNENCODED_PREVIEW_IMAGE, picture, "page")
+
+    asyncio.run(send())
+    wait_until(lambda: len(recorder.used_in) == 3)
+    assert set(recorder.used_in) == {idle.server.loop}
+    idle.server.sockets.clear()
 
 
 def test_binary_messages_begin_with_their_number(idle: Served) -> None:
