@@ -16,6 +16,11 @@ hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("project")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Import tests by their path: several have one name, and others' settings may be in force."""
+    config.option.importmode = "importlib"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a real GPU where there is none."""
     wanting = [item for item in items if item.get_closest_marker("gpu")]
