@@ -203,9 +203,11 @@ def serve() -> int:
     """Serve until a signal comes.
 
     Returns:
-        The exit status: 0, or 1 if the server cannot listen.
+        The exit status: 0, 1 if the server cannot listen, 130 if a signal came before it did.
     """
     loop, prompt_server, start_all = start_comfyui()
+    if startup.stop_wish().is_set():
+        return startup.INTERRUPTED
     is_idle = True
     with ServerStop(loop, cleanup_temp) as stop:
         try:

@@ -5,11 +5,13 @@ Imports no torch.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import MutableMapping
 from types import FrameType
 from typing import Any, NoReturn
@@ -137,13 +139,21 @@ def make_temp() -> None:
     os.makedirs(folder_paths.get_temp_directory(), exist_ok=True)
 
 
+@functools.cache
+def stop_wish() -> threading.Event:
+    """Set when a signal came during the start."""
+    return threading.Event()
+
+
 def end_quietly_on_signals() -> None:
     """Let Ctrl-C and SIGTERM end the start with a status of its own, not with a traceback.
 
-    A pack may take the first for a fault of its own and go on; the second needs nobody's consent.
+    While a pack is loaded, the first is taken for a fault of the pack; `stop_wish` remembers it.
+    The second ends the program whatever it does.
     """
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
+        stop_wish().set()
         for one in (signal.SIGINT, signal.SIGTERM):
             signal.signal(one, leave_at_once)
         raise SystemExit(INTERRUPTED)

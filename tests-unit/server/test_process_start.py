@@ -1,94 +1,37 @@
-"""The program as a process: how it starts, how it stops, and what it says when it cannot."""
+"""The program as a process: how it starts, where it listens, what it says if it cannot."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import socket
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from support.certificates import make_certificate
 from support.running_server import (
     ROOT,
-    Program,
     command,
     environment,
     free_port,
     program,
     wait_until,
 )
+from support.sleepy_pack import sleeping, write_pack
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
-
-STOPS_WITHIN_S = 5.0
-
-PACK = '''
-import time
-
-import comfy.model_management
-from server import PromptServer
-
-
-class Sleep:
-    """Waits; a deaf one does not notice that it should stop."""
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"seconds": ("FLOAT", {}), "deaf": ("BOOLEAN", {})}}
-
-    RETURN_TYPES = ()
-    OUTPUT_NODE = True
-    FUNCTION = "run"
-    CATEGORY = "tests"
-
-    def run(self, seconds, deaf):
-        PromptServer.instance.send_sync("sleeping", {}, PromptServer.instance.client_id)
-        if deaf:
-            time.sleep(seconds)
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            time.sleep(0.01)
-        return {"ui": {"slept": [seconds]}}
-
-
-NODE_CLASS_MAPPINGS = {"Sleep": Sleep}
-
-
-@PromptServer.instance.routes.get("/sleepy")
-async def sleepy(request):
-    from aiohttp import web
-
-    return web.json_response({"awake": True})
-'''
-
-
-def sleeping(seconds: float = 30.0, deaf: bool = False) -> dict[str, Any]:
-    return {"1": {"class_type": "Sleep", "inputs": {"seconds": seconds, "deaf": deaf}}}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A base directory with the pack."""
-    pack = tmp_path / "custom_nodes" / "sleepy_pack"
-    pack.mkdir(parents=True)
-    (pack / "__init__.py").write_text(PACK)
+    write_pack(tmp_path)
     return tmp_path
-
-
-@contextlib.contextmanager
-def _running(folder: Path, *flags: str, **options: Any) -> Iterator[Program]:
-    with program(folder, *flags, **options) as made:
-        yield made
 
 
 def _fails_to_start(folder: Path, *flags: str, port: int | None = None) -> tuple[int, str]:
@@ -111,7 +54,7 @@ def test_it_serves_when_it_listens_and_packs_have_found_the_server(folder: Path)
     # Left behind by a program that was killed.
     (folder / "temp").mkdir()
     (folder / "temp" / "old.png").touch()
-    with _running(folder) as running:
+    with program(folder) as running:
         # Nothing is asked again: the first connection is answered at once.
         assert running.get("/prompt").json() == {"exec_info": {"queue_remaining": 0}}
         assert running.get("/sleepy").json() == running.get("/api/sleepy").json()
@@ -236,115 +179,6 @@ def test_a_certificate_that_is_none_ends_the_program(folder: Path) -> None:
     assert "Traceback" not in said
 
 
-# -- stopping --------------------------------------------------------------------------------------
-
-
-def _stop(running: Program, number: int) -> tuple[int, float]:
-    started = time.monotonic()
-    return running.stop(number), time.monotonic() - started
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_a_signal_stops_the_server_and_tidies_up(folder: Path, number: signal.Signals) -> None:
-    with _running(folder) as running:
-        page = running.listen("page")
-        (folder / "temp" / "preview.png").touch()
-        status, took = _stop(running, number)
-        assert page.wait_until_closed(5) == 1001
-        assert (status, took < STOPS_WITHIN_S) == (0, True), running.said()
-        assert not (folder / "temp").exists()
-        assert "Traceback" not in running.said()
-        assert "never awaited" not in running.said()
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-@pytest.mark.parametrize("deaf", [False, True], ids=["a node that notices", "a deaf node"])
-def test_a_signal_stops_the_server_while_a_prompt_runs(
-    folder: Path, number: signal.Signals, deaf: bool
-) -> None:
-    with _running(folder) as running:
-        page = running.listen("page")
-        prompt_id = running.queue(sleeping(deaf=deaf), client_id="page")
-        running.queue(sleeping())
-        page.wait_for("sleeping")
-        status, took = _stop(running, number)
-        assert (status, took < STOPS_WITHIN_S) == (0, True), running.said()
-        if not deaf:
-            told = page.wait_for("execution_interrupted", 5)
-            assert told["prompt_id"] == prompt_id
-        assert not (folder / "temp").exists()
-
-
-def test_a_second_signal_ends_the_program_at_once(folder: Path) -> None:
-    with _running(folder) as running:
-        page = running.listen("page")
-        running.queue(sleeping(deaf=True), client_id="page")
-        page.wait_for("sleeping")
-        running.process.send_signal(signal.SIGINT)
-        wait_until(lambda: "The server stops." in running.said(), 5)
-        status, took = _stop(running, signal.SIGINT)
-        assert (status, took < 1.0) == (130, True)
-
-
-def test_a_signal_during_the_start_ends_it_without_a_traceback(folder: Path) -> None:
-    port = free_port()
-    process = subprocess.Popen(
-        command(folder, port),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    time.sleep(1.0)
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=20)
-    assert process.returncode in (0, 130), said
-    assert "Traceback" not in said
-
-
-def test_a_second_signal_ends_a_start_in_which_a_pack_took_the_first(folder: Path) -> None:
-    (folder / "custom_nodes" / "sleepy_pack" / "prestartup_script.py").write_text(
-        "import time\n"
-        "for number in (1, 2):\n"
-        "    try:\n"
-        "        print('waiting', number, flush=True)\n"
-        "        time.sleep(30)\n"
-        "    except BaseException:\n"
-        "        pass\n"
-    )
-    process = subprocess.Popen(
-        command(folder, free_port()),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout is not None
-    with process.stdout as said:
-        for number in (1, 2):
-            assert said.readline() == f"waiting {number}\n"
-            process.send_signal(signal.SIGTERM)
-        started = time.monotonic()
-        assert process.wait(20) == 130
-        assert time.monotonic() - started < STOPS_WITHIN_S
-
-
-def test_a_killed_server_starts_again_on_the_same_port_at_once(folder: Path) -> None:
-    port = free_port()
-    with _running(folder, port=port) as running:
-        running.listen("page")
-        prompt_id = running.queue(sleeping(), client_id="page")
-        wait_until(lambda: running.get("/queue").json()["queue_running"])
-        running.process.kill()
-        running.process.wait()
-    with _running(folder, port=port) as again:
-        assert again.get("/queue").json() == {"queue_running": [], "queue_pending": []}
-        assert again.get(f"/history/{prompt_id}").json() == {}
-        again.wait_for_history(again.queue(sleeping(0)))
-
-
 # -- where it listens ------------------------------------------------------------------------------
 
 
@@ -352,7 +186,7 @@ def test_connections_are_encrypted_with_a_key_and_a_certificate(folder: Path) ->
     key, certificate = make_certificate(folder)
     trusted = ssl.create_default_context(cafile=str(certificate))
     flags = ("--tls-keyfile", str(key), "--tls-certfile", str(certificate))
-    with _running(folder, *flags, scheme="https", ssl=trusted) as running:
+    with program(folder, *flags, scheme="https", ssl=trusted) as running:
         assert running.get("/prompt").status == 200
         page = running.listen("page")
         page.wait_for_end(running.queue(sleeping(0), client_id="page"))
@@ -361,7 +195,7 @@ def test_connections_are_encrypted_with_a_key_and_a_certificate(folder: Path) ->
 
 
 def test_bare_listen_serves_every_address_and_warns(folder: Path) -> None:
-    with _running(folder, "--listen") as running:
+    with program(folder, "--listen") as running:
         assert running.get("/prompt").status == 200
         port = int(running.url.rpartition(":")[2])
         with contextlib.suppress(OSError), socket.create_connection(("::1", port), 2) as six:
@@ -372,7 +206,7 @@ def test_bare_listen_serves_every_address_and_warns(folder: Path) -> None:
 
 def test_flags_for_uploads_and_other_origins_reach_the_server(folder: Path) -> None:
     flags = ("--max-upload-size", "0.5", "--enable-cors-header", "--dont-print-server")
-    with _running(folder, *flags) as running:
+    with program(folder, *flags) as running:
         assert running.get("/features").json()["max_upload_size"] == 2**19
         answer = running.get("/prompt", headers={"Origin": "https://other.example"})
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
@@ -384,6 +218,6 @@ def test_the_browser_is_opened_when_the_server_is_ready(folder: Path) -> None:
     browser, opened = folder / "browser.sh", folder / "opened.txt"
     browser.write_text(f'#!/bin/sh\necho "$1" > {opened}\n')
     browser.chmod(0o700)
-    with _running(folder, "--auto-launch", environ={"BROWSER": f"{browser} %s"}) as running:
+    with program(folder, "--auto-launch", environ={"BROWSER": f"{browser} %s"}) as running:
         wait_until(lambda: opened.exists() and opened.read_text())
         assert opened.read_text().strip() == running.url
