@@ -41,15 +41,19 @@ class Bars:
     def __init__(self, progress: Progress, pictures: int) -> None:
         self._progress = progress
         self._all = progress.add_task("pictures", total=pictures)
-        self._node: TaskID = progress.add_task("", total=None, visible=False)
+        self._node: TaskID | None = None
 
     def show_node(self, title: str | None) -> None:
         """A node begins; None if there is none."""
-        self._progress.reset(self._node, total=None, description=title or "", visible=bool(title))
+        # A bar cannot forget its total.
+        if self._node is not None:
+            self._progress.remove_task(self._node)
+        self._node = self._progress.add_task(title, total=None) if title else None
 
     def show_steps(self, value: float, total: float) -> None:
         """How far it is."""
-        self._progress.update(self._node, completed=value, total=total)
+        if self._node is not None:
+            self._progress.update(self._node, completed=value, total=total)
 
     def one_more(self) -> None:
         """A picture is done."""
