@@ -62,7 +62,7 @@ def adopt(module: torch.nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]
 def place(
     model: torch.nn.Module,
     entries: Iterable[Sequence[Any]],
-    device: torch.device | str,
+    device: torch.device | str | None,
     patches: Collection[str],
 ) -> None:
     """Bring weights from their files to a device, in the order of the files.
@@ -73,14 +73,14 @@ def place(
         model: The whole model.
         entries: The program's list of modules that go to the device completely: tuples, each with
             one module in it.
-        device: Where to.
+        device: Where to; None leaves all where it is.
         patches: Names of the weights that the program patches itself, in the model; they stay in
             their file until then, so that the unpatched weight that it keeps has no bytes.
 
     Raises:
         LoadError: Of the kind that fits; weights that had arrived are in their modules.
     """
-    if not is_active():
+    if device is None or not is_active():
         return
     _remember_copies(model, patches)
     target = with_index(device)
@@ -188,6 +188,8 @@ def _remember_copies(model: torch.nn.Module, patches: Collection[str]) -> None:
                 continue
             source = _stand_in(parameter)
             if source is None:
+                # Somebody wrote to it since: the file has other bytes.
+                vars(module).get(_SOURCES, {}).pop(name, None)
                 continue
             key = f"{prefix}.{name}".lstrip(".")
             if key in patches and _is_a_copy(parameter, source):
@@ -201,7 +203,10 @@ def _bring(
     for want, tensor in loader().mover.stream(wants, device):
         if device.type == "cpu":
             remember_source(tensor, want.source)
-        for module, name in places(want.key):
-            old = module._parameters[name]
-            assert old is not None  # places are of parameters that were there
-            _put((module, name), torch.nn.Parameter(tensor, old.requires_grad), None)
+        held = places(want.key)
+        module, name = held[0]
+        old = module._parameters[name]
+        assert old is not None  # places are of parameters that were there
+        new = torch.nn.Parameter(tensor, old.requires_grad)
+        for one in held:
+            _put(one, new, None)
