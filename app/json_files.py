@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-import tempfile
-import time
 from typing import Any, NoReturn
 
+from comfy import unfinished
+
 logger = logging.getLogger(__name__)
-
-_UNFINISHED = ".unfinished"
-_STALE_S = 3600.0
-
-
-def is_unfinished(name: str) -> bool:
-    """Whether a file's name is that of a write which did not end."""
-    return name.startswith(".") and name.endswith(_UNFINISHED)
 
 
 def write_whole(path: str, data: bytes) -> None:
@@ -32,21 +23,14 @@ def write_whole(path: str, data: bytes) -> None:
         OSError: They could not be written; the file is as it was.
     """
     target = os.path.realpath(path)
-    folder, name = os.path.split(target)
-    # A long name has no room for more.
-    handle, unfinished = tempfile.mkstemp(_UNFINISHED, f".{name[:40]}.", folder)
-    try:
-        with os.fdopen(handle, "wb") as stream:
+    with unfinished.beside(target) as made:
+        with open(made, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(unfinished, mode_for(target))
-        os.replace(unfinished, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(unfinished)
-        raise
-    _sync_folder(folder)
+        os.chmod(made, mode_for(target))
+        os.replace(made, target)
+    _sync_folder(os.path.dirname(target))
 
 
 def mode_for(path: str) -> int:
@@ -71,17 +55,6 @@ def _sync_folder(folder: str) -> None:
         logger.debug("%s cannot be synchronised: %s", folder, err)
     finally:
         os.close(handle)
-
-
-def remove_leftovers(folder: str) -> None:
-    """Remove what writes left that a killed process did not end, in a folder and below it."""
-    for root, _, names in os.walk(folder):
-        for name in filter(is_unfinished, names):
-            path = os.path.join(root, name)
-            with contextlib.suppress(FileNotFoundError):
-                # A younger one may belong to another process.
-                if time.time() - os.path.getmtime(path) > _STALE_S:
-                    os.unlink(path)
 
 
 def write_json(path: str, value: Any) -> None:

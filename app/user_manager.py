@@ -17,7 +17,8 @@ import folder_paths
 from app import new_user, userdata_routes
 from app.app_settings import AppSettings
 from app.json_bodies import bad_request, read_body
-from app.json_files import read_json_object, remove_leftovers, write_json
+from app.json_files import read_json_object, write_json
+from comfy import unfinished
 from comfy.cli_args import args
 from utils.safe_paths import below, inside
 
@@ -35,7 +36,7 @@ class UserManager:
     def __init__(self) -> None:
         folder = folder_paths.get_user_directory()
         os.makedirs(folder, exist_ok=True)
-        remove_leftovers(folder)
+        unfinished.remove_abandoned(folder)
         self.settings = AppSettings(self)
         self.users: dict[str, str] = {DEFAULT_USER: DEFAULT_USER}
         if args.multi_user:

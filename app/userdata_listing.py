@@ -6,7 +6,7 @@ import contextlib
 import os
 from typing import Any
 
-from app.json_files import is_unfinished
+from comfy.unfinished import is_unfinished
 
 
 def describe(path: str, name: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from comfy import unfinished
 from comfy.cli_args import args
 
 
@@ -64,19 +64,13 @@ def whole_path(path: Path) -> Iterator[Path]:
 
     It ends as `path` does, for writers that go by that.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
+    with unfinished.beside(str(path), path.suffix) as name:
+        yield Path(name)
         # mkstemp allows nobody else to read; a picture gets what the user's mask gives.
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, path)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def _list(text: str) -> list[str]:
 UNITS = _list("""
     loading
     options cli_types cli_flags cli_unused cli_args comfyui_version protocol
-    file_listing output_names folder_paths pack_folders prestart
+    file_listing output_names folder_paths pack_folders prestart unfinished
     devices device_memory dtypes dtype_policy placement casting attention_choice interrupts
     admission loaded_models model_loading model_management state_dicts attributes key_tables key_maps quant_markers
     images image_saving tiles progress utils
