@@ -58,11 +58,13 @@ from collections.abc import Callable, Coroutine  # noqa: E402
 from typing import Any  # noqa: E402
 
 import execution  # noqa: E402
+import folder_paths  # noqa: E402
 import server  # noqa: E402
 from app import new_user, progress_hook, serving, worker  # noqa: E402
 from app.headless.run import Outcome, Runner, load_nodes  # noqa: E402
 from app.node_loading import load_extra_nodes  # noqa: E402
 from app.stop_signals import ServerStop, wait_for_worker  # noqa: E402
+from comfy import unfinished  # noqa: E402
 
 logger = logging.getLogger("main")
 
@@ -121,6 +123,13 @@ def prompt_worker(q: execution.PromptQueue, server_instance: server.PromptServer
     worker.prompt_worker(q, server_instance)
 
 
+def _sweep(folder: str) -> None:
+    """Remove what killed runs left half written; beside the start, as a folder may be large."""
+    threading.Thread(
+        target=unfinished.remove_abandoned, args=(folder,), daemon=True, name="sweep"
+    ).start()
+
+
 Serve = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -146,6 +155,7 @@ def start_comfyui(
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
     cleanup_temp()
+    _sweep(folder_paths.get_output_directory())
     prompt_server = server.PromptServer(loop)
     loop.run_until_complete(load_extra_nodes())
     prompt_server.add_routes()

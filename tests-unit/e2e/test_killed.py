@@ -18,7 +18,7 @@ import pytest
 from support.live_program import link_checkpoint, node, picture, sampled, succeeds
 from support.packs import write_pack
 from support.running_server import Program, program, wait_until
-from support.whole_files import whole_json, whole_pictures
+from support.whole_files import unfinished, whole_json, whole_pictures
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -139,6 +139,8 @@ def _check_restart(folder: Path, settings: dict[str, Any]) -> None:
         assert not any(name.startswith(".") for name in listed)
         succeeds(again, picture(1))
         assert set(pictures) <= set(whole_pictures(folder / "output"))
+        assert unfinished(folder / "user") == []
+        wait_until(lambda: unfinished(folder / "output") == [])
 
 
 def test_a_kill_in_mid_prompt_is_forgotten(folder: Path) -> None:
