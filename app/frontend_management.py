@@ -18,6 +18,7 @@ from aiohttp import web
 from app.frontend_download import FrontEndProvider as FrontEndProvider
 from app.frontend_download import Release as Release
 from app.frontend_download import unpack_release
+from app.package_versions import required_versions
 from app.web_files import add_web_files
 from comfy.cli_args import DEFAULT_VERSION_STRING
 from utils.install_util import get_missing_requirements_message, requirements_path
@@ -43,19 +44,15 @@ def download_release_asset_zip(release: Release, destination_path: str) -> None:
 
 def _pinned(package: str) -> str | None:
     """The version of a package that the list of requirements asks for; None if it tells none."""
-    try:
-        with open(requirements_path, encoding="utf-8") as stream:
-            lines = [line.strip() for line in stream]
-    except OSError as err:
-        logger.error("The list of requirements cannot be read: %s", err)
-        return None
-    for line in lines:
-        if line.startswith(f"{package}=="):
-            number = line.removeprefix(f"{package}==").split()[0].strip(";")
-            if _NUMBERED.fullmatch(number):
-                return number
-            logger.error("%s: %r is no version of three numbers.", requirements_path, line)
-            return None
+    number = required_versions(requirements_path).get(package)
+    if number is None or _NUMBERED.fullmatch(number):
+        return number
+    logger.error(
+        "%s asks for %s %r, which is no version of three numbers.",
+        requirements_path,
+        package,
+        number,
+    )
     return None
 
 

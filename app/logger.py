@@ -180,7 +180,9 @@ class TerminalHandler(logging.Handler):
             self.handleError(record)
 
 
-def setup_logger(log_level: str = "INFO", use_stdout: bool = False) -> None:
+def setup_logger(
+    log_level: str = "INFO", use_stdout: bool = False, keep_writes: bool = True
+) -> None:
     """Send the log to the terminal, and keep what is written to it for pages.
 
     A second call changes level and stream; streams are watched once.
@@ -188,6 +190,7 @@ def setup_logger(log_level: str = "INFO", use_stdout: bool = False) -> None:
     Args:
         log_level: "DEBUG", "INFO", "WARNING", "ERROR" or "CRITICAL".
         use_stdout: Log to standard output; else to standard error.
+        keep_writes: Whether anything is kept.
 
     Raises:
         ValueError: There is no such level.
@@ -195,7 +198,7 @@ def setup_logger(log_level: str = "INFO", use_stdout: bool = False) -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         # A program without a terminal may have no streams.
-        if stream is not None and not isinstance(stream, WatchedStream):
+        if keep_writes and stream is not None and not isinstance(stream, WatchedStream):
             setattr(sys, name, WatchedStream(stream, _writes))
     root = logging.getLogger()
     root.setLevel(log_level)

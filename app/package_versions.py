@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import re
 
-_REQUIREMENTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "requirements.txt")
+from utils.install_util import requirements_path
+
+logger = logging.getLogger(__name__)
+
 _PINNED = re.compile(r"^\s*([A-Za-z0-9._-]+)\s*==\s*([^\s;#]+)")
 
 SHOWN = ("comfyui-frontend-package", "comfyui-workflow-templates", "comfyui-embedded-docs")
@@ -21,15 +25,16 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def required_versions(path: str = _REQUIREMENTS) -> dict[str, str]:
+def required_versions(path: str | os.PathLike[str] = requirements_path) -> dict[str, str]:
     """The pinned versions by name of the package, in lower case with "-".
 
     Args:
-        path: Of the requirements; a file that is missing pins nothing.
+        path: Of the requirements; a file that cannot be read pins nothing, and is told of.
     """
     try:
         with open(path, encoding="utf-8") as file:
             found = [match for line in file if (match := _PINNED.match(line))]
-    except FileNotFoundError:
+    except OSError as err:
+        logger.error("The list of requirements cannot be read: %s", err)
         return {}
     return {re.sub(r"[-_.]+", "-", one[1]).lower(): one[2] for one in found}

@@ -39,36 +39,6 @@ _SAVED_MODELS = {
 }
 
 
-class _Output(logging.Handler):
-    """Writes to what is the program's standard output or error at that moment.
-
-    A live display takes the stream's place while it is shown, so that lines appear above it.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._name = name
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one line."""
-        stream = getattr(sys, self._name)
-        if stream is not None:
-            stream.write(f"{self.format(record)}\n")
-            stream.flush()
-
-
-def set_up_log(level: str, to_stdout: bool) -> None:
-    """Let the program say what it does, one line for each message.
-
-    Args:
-        level: "INFO" and the like.
-        to_stdout: To standard output instead of standard error.
-    """
-    handler = _Output("stdout" if to_stdout else "stderr")
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-
-
 def set_environment(flags: Any, environ: MutableMapping[str, str] | None = None) -> None:
     """Set what torch and drivers read when they are imported.
 
@@ -185,11 +155,8 @@ def prepare(parser: Any, flags: Any) -> None:
     Raises:
         SystemExit: If a file of folders cannot be used.
     """
-    if flags.run is None:
-        # Pages show what the terminal shows.
-        setup_logger(flags.verbose, flags.log_stdout)
-    else:
-        set_up_log(flags.verbose, flags.log_stdout)
+    # Pages show what the terminal shows; a single workflow has no page.
+    setup_logger(flags.verbose, flags.log_stdout, keep_writes=flags.run is None)
     for sentence in explanations(parser, flags, has_server=flags.run is None):
         logger.warning("%s", sentence)
     set_environment(flags)

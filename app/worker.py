@@ -10,6 +10,7 @@ from typing import Any
 import comfy.model_management
 import execution
 from comfy.cli_args import args
+from comfy_execution.cache_sets import chosen_cache
 from comfy_execution.failures import describe_failure
 
 logger = logging.getLogger(__name__)
@@ -22,17 +23,6 @@ _LONGEST_WAIT_S = 1000.0
 _PAUSE_AFTER_FAULT_S = 0.5
 
 _MANY = 60
-
-
-def cache_type() -> execution.CacheType:
-    """What the flags say about keeping results between prompts."""
-    if args.cache_lru > 0:
-        return execution.CacheType.LRU
-    if args.cache_ram > 0:
-        return execution.CacheType.RAM_PRESSURE
-    if args.cache_none:
-        return execution.CacheType.NONE
-    return execution.CacheType.CLASSIC
 
 
 class Worker:
@@ -52,11 +42,7 @@ class Worker:
             server: Is told of everything.
         """
         self._queue, self._server = queue, server
-        self.executor = execution.PromptExecutor(
-            server,
-            cache_type=cache_type(),
-            cache_args={"lru": args.cache_lru, "ram": args.cache_ram},
-        )
+        self.executor = execution.PromptExecutor(server, *chosen_cache(args))
         self.done = self.failed = 0
         self._is_untidy = False
         self._tidied = time.monotonic() - TIDY_AFTER_S

@@ -16,6 +16,7 @@ import pytest
 import comfy.cli_args
 import folder_paths
 from app import startup
+from app.logger import WatchedStream, setup_logger
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -125,10 +126,11 @@ def log() -> Iterator[None]:
 def test_the_log_follows_the_stream_that_is_there_at_that_moment(
     log: None, to_stdout: bool, stream: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    startup.set_up_log("INFO", to_stdout)
+    setup_logger("INFO", to_stdout, keep_writes=False)
     logging.getLogger("somebody").info("one %s", "line")
     logging.getLogger("somebody").debug("silent")
     assert getattr(capsys.readouterr(), stream) == "one line\n"
+    assert not isinstance(getattr(sys, f"std{stream}"), WatchedStream)
 
 
 def test_the_start_imports_no_torch() -> None:

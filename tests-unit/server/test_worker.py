@@ -11,7 +11,7 @@ import comfy.model_management
 import nodes
 from app import worker
 from comfy.cli_args import args
-from execution import CacheType
+from comfy_execution.caching import HierarchicalCache, LRUCache, NullCache
 from support.graph_nodes import node_class
 from support.running_server import Served, wait_until
 from support.server_nodes import shown
@@ -191,17 +191,12 @@ def test_garbage_of_prompts_is_collected_but_not_all_the_time(
 
 @pytest.mark.parametrize(
     ("flags", "wanted"),
-    [
-        ({}, CacheType.CLASSIC),
-        ({"cache_lru": 5}, CacheType.LRU),
-        ({"cache_none": True}, CacheType.NONE),
-        ({"cache_ram": 4.0}, CacheType.RAM_PRESSURE),
-        ({"cache_lru": 0}, CacheType.CLASSIC),
-    ],
+    [({}, HierarchicalCache), ({"cache_lru": 5}, LRUCache), ({"cache_none": True}, NullCache)],
 )
 def test_flags_choose_how_results_are_kept(
-    flags: dict[str, Any], wanted: CacheType, monkeypatch: pytest.MonkeyPatch
+    flags: dict[str, Any], wanted: type[Any], idle: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in flags.items():
         monkeypatch.setattr(args, name, value)
-    assert worker.cache_type() is wanted
+    made = worker.Worker(idle.server.prompt_queue, idle.server)
+    assert type(made.executor.caches.outputs) is wanted
