@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import OrderedDict
 from enum import Enum
@@ -12,9 +13,11 @@ from tqdm import tqdm
 from comfy_execution.prompts import DynamicPrompt
 from protocol import BinaryEventTypes
 
-# The newest of the finished nodes that a message still tells of: in large graphs messages would
-# otherwise grow with the square of the number of nodes.
+# The newest of the finished nodes that a message still tells of, and of those that run: in large
+# graphs, and in loops that expand within each other, messages would otherwise grow with the square
+# of the number of nodes.
 FINISHED_TOLD = 64
+ACTIVE_TOLD = 64
 
 
 class NodeState(Enum):
@@ -208,7 +211,8 @@ class WebUIProgressHandler(ProgressHandler):
             self._finished[node_id] = entry
             if len(self._finished) > FINISHED_TOLD:
                 self._finished.popitem(last=False)
-        nodes = {**self._finished, **self._active}
+        newest = itertools.islice(reversed(self._active.items()), ACTIVE_TOLD)
+        nodes = {**self._finished, **dict(newest), node_id: entry}
         message = {"prompt_id": prompt_id, "nodes": nodes}
         self.server.send_sync("progress_state", message, self.server.client_id)
 

@@ -9,6 +9,7 @@ import pytest
 
 import execution
 from comfy_execution import cache_keys
+from comfy_execution.graph_utils import GraphBuilder
 from support.graph_nodes import BASIC, Graphs, node, node_class
 
 CACHED = [execution.CacheType.CLASSIC, execution.CacheType.LRU, execution.CacheType.RAM_PRESSURE]
@@ -26,6 +27,15 @@ def _wide(count: int, class_type: str) -> dict[str, Any]:
         prompt[str(i)] = node(class_type, value=["first", 0], number=i)
         prompt[f"show {i}"] = node("Show", value=[str(i), 0])
     return prompt
+
+
+def _nested(depth: int) -> Any:
+    """Function of a node that waits for one of its kind within it."""
+    if not depth:
+        return (1,)
+    graph = GraphBuilder()
+    inner = graph.node("Nested", depth=depth - 1)
+    return {"result": (inner.out(0),), "expand": graph.finalize()}
 
 
 @pytest.fixture
@@ -77,6 +87,21 @@ def test_each_node_is_asked_and_signed_once(
     assert counts["INPUT_TYPES"] == before + 1
     assert counts["IS_CHANGED"] == nodes
     assert counts["signatures"] == 2 * len(prompt)
+
+
+def test_messages_of_progress_do_not_grow_with_the_nodes_that_wait(
+    classic: Graphs, register: Any
+) -> None:
+    register(**BASIC, Nested=node_class(_nested, "depth"))
+    prompt = {"it": node("Nested", depth=200), "show": node("Show", value=["it", 0])}
+    assert classic.run(prompt)
+    states = classic.listener.of("progress_state")
+    ran = classic.ran()
+    assert max(len(one["nodes"]) for one in states) <= 2 * 64 + 1
+    # Whoever a message is of is in it, the outermost too, which ends long after it began.
+    told = {name: one for state in states for name, one in state["nodes"].items()}
+    assert told.keys() == set(ran)
+    assert {one["state"] for one in told.values()} == {"finished"}
 
 
 def test_messages_of_progress_do_not_grow_with_the_graph(classic: Graphs) -> None:
