@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from comfy import unfinished
 from comfy.loading.encodings import ENCODINGS
 from comfy.loading.errors import CannotBeSaved, LoadError, WeightSaveFailed
 from comfy.loading.saving import PIECE_BYTES, save_state_dict
@@ -170,3 +171,33 @@ def test_progress_counts_every_byte(tmp_path: Path) -> None:
     save_state_dict(state, tmp_path / "a", progress=lambda done, total: seen.append((done, total)))
     total = PIECE_BYTES + 5 + 12
     assert seen == [(12, total), (12 + PIECE_BYTES, total), (total, total)]
+
+
+# -- what a kill leaves ----------------------------------------------------------------------------
+
+KILLED = """
+import os, sys, torch
+from comfy.loading.saving import save_state_dict
+save_state_dict({"w": torch.zeros(8)}, sys.argv[1], progress=lambda *_: os.kill(os.getpid(), 9))
+"""
+
+
+def _make_older(folder: Path) -> None:
+    for path in folder.iterdir():
+        os.utime(path, (path.stat().st_mtime - 60,) * 2)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks as POSIX has them")
+def test_what_a_killed_save_left_is_removed_and_what_another_writes_is_not(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "killed.safetensors")]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -9
+    (left,) = tmp_path.iterdir()
+
+    def sweep(done: int, total: int) -> None:
+        _make_older(tmp_path)
+        unfinished.remove_abandoned(str(tmp_path))
+
+    save_state_dict({"w": torch.ones(2)}, tmp_path / "a", progress=sweep)
+    assert not left.exists()
+    assert load_file(tmp_path / "a")["w"].tolist() == [1.0, 1.0]
+    assert os.listdir(tmp_path) == ["a"]
