@@ -62,12 +62,15 @@ def is_copy(tensor: torch.Tensor) -> bool:
 def remember_copy(tensor: torch.Tensor, source: WeightSlice) -> None:
     """Note the same of a host tensor that ``tensor.copy_(file_tensor)`` is filling.
 
-    Torch counts that write after it is done; every later one makes the note void.
+    Torch counts that write after it is done; every later one makes the note void. In inference
+    mode it counts none: then only `possible_source_of` tells.
     """
-    version, storage = _version(tensor), tensor.untyped_storage()
-    if version is None or hasattr(storage, _MAPPED_TAG):
+    storage = tensor.untyped_storage()
+    if hasattr(storage, _MAPPED_TAG):
         return
-    tag = _Tag(source, int(tensor.storage_offset()), version + 1)
+    version = None if torch.is_inference_mode_enabled() else _version(tensor)
+    counted = None if version is None else version + 1
+    tag = _Tag(source, int(tensor.storage_offset()), counted)
     setattr(storage, _SOURCE_TAG, tag)
     with _copies_lock:
         source.file.host_copies.add(tag)
@@ -100,16 +103,37 @@ def source_of(tensor: torch.Tensor) -> WeightSlice | None:
     """
     if isinstance(tensor, FileTensor):
         return tensor.file_slice
+    tag = _tag_of(tensor)
+    if tag is None or tag.version is None or tag.version != _version(tensor):
+        return None
+    return _range_of(tensor, tag)
+
+
+def possible_source_of(tensor: torch.Tensor) -> WeightSlice | None:
+    """Tell which bytes of a file a host tensor was filled with, where torch counted no writes.
+
+    Args:
+        tensor: Any.
+
+    Returns:
+        The slice; whoever drops the tensor compares its bytes first. None if `source_of` decides.
+    """
+    tag = None if isinstance(tensor, FileTensor) else _tag_of(tensor)
+    return None if tag is None or tag.version is not None else _range_of(tensor, tag)
+
+
+def _tag_of(tensor: torch.Tensor) -> _Tag | None:
     if tensor.device.type != "cpu" or not tensor.is_contiguous():
         return None
     tag: _Tag | None = getattr(tensor.untyped_storage(), _SOURCE_TAG, None)
-    if tag is None:
-        return None
-    source, origin, version = tag.source, tag.origin, tag.version
-    if version is None or _version(tensor) != version or tensor.dtype != source.dtype:
-        return None
-    start = int(tensor.storage_offset() - origin) * tensor.element_size()
+    return tag
+
+
+def _range_of(tensor: torch.Tensor, tag: _Tag) -> WeightSlice | None:
+    """The part of a tag's bytes that a tensor is; None if it is none, or of another dtype."""
+    source = tag.source
+    start = int(tensor.storage_offset() - tag.origin) * tensor.element_size()
     nbytes = tensor.numel() * tensor.element_size()
-    if start < 0 or start + nbytes > source.nbytes:
+    if tensor.dtype != source.dtype or start < 0 or start + nbytes > source.nbytes:
         return None
     return replace(source, offset=source.offset + start, nbytes=nbytes, shape=tuple(tensor.shape))

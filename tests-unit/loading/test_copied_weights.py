@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from comfy.loading.file_tensor import FileTensor
-from comfy.loading.sources import source_of
+from comfy.loading.sources import possible_source_of, source_of
 from support.one_weight import SHAPE, Opened
 
 
@@ -87,3 +87,17 @@ def test_every_view_carries_upstreams_tag_of_its_own_bytes(opened: Opened) -> No
         tag = view.untyped_storage()._comfy_tensor_file_slice
         assert (tag.offset, tag.size) == (start + offset, view.nbytes)
     assert opened.reads == 0
+
+
+def test_in_inference_mode_the_bytes_must_tell(opened: Opened) -> None:
+    with torch.inference_mode():
+        module = _linear()
+        module.load_state_dict({"weight": opened.tensor})
+        assert source_of(module.weight) is None
+        source = possible_source_of(module.weight)
+        assert source is not None
+        assert (source.file, source.shape) == (opened.file, SHAPE)
+    # What torch counts is decided by the count.
+    counted = _linear()
+    counted.load_state_dict({"weight": opened.tensor})
+    assert possible_source_of(counted.weight) is None

@@ -31,6 +31,13 @@ def _asked_for(simgpu: SimulatedDevice, monkeypatch: pytest.MonkeyPatch) -> Iter
     loader.run_device = before[1]
 
 
+@pytest.fixture(params=[False, True], ids=["counted", "inference"])
+def _mode(request: pytest.FixtureRequest) -> Iterator[None]:
+    """ComfyUI executes graphs in inference mode, where torch counts no writes."""
+    with torch.inference_mode(request.param):
+        yield
+
+
 class Net(torch.nn.Module):
     """Two layers, one of them used twice, and a table."""
 
@@ -75,6 +82,7 @@ def _has(net: Net, values: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(net.state_dict()[name].cpu(), value) for name, value in values.items())
 
 
+@pytest.mark.usefixtures("_mode")
 def test_weights_become_parameters_without_being_read(
     state: dict[str, Any], values: dict[str, torch.Tensor]
 ) -> None:
@@ -129,6 +137,7 @@ def _loaded(net: Net, simgpu: SimulatedDevice, patches: tuple[str, ...] = ()) ->
     models.place(net, entries, simgpu.device, patches)
 
 
+@pytest.mark.usefixtures("_mode")
 def test_a_tied_weight_is_on_the_device_once_and_goes_home_once(
     state: dict[str, Any], values: dict[str, torch.Tensor], simgpu: SimulatedDevice
 ) -> None:
@@ -145,6 +154,7 @@ def test_a_tied_weight_is_on_the_device_once_and_goes_home_once(
     assert _has(net, values)
 
 
+@pytest.mark.usefixtures("_mode")
 def test_what_is_to_be_patched_stays_in_the_file(
     state: dict[str, Any], simgpu: SimulatedDevice
 ) -> None:
@@ -154,6 +164,7 @@ def test_what_is_to_be_patched_stays_in_the_file(
     assert net.two.weight.device == simgpu.device
 
 
+@pytest.mark.usefixtures("_mode")
 def test_the_host_copy_of_what_is_to_be_patched_is_dropped(
     state: dict[str, Any], values: dict[str, torch.Tensor], simgpu: SimulatedDevice
 ) -> None:
@@ -182,6 +193,7 @@ def test_without_a_device_nothing_is_moved(state: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("is_adopted", [True, False])
+@pytest.mark.usefixtures("_mode")
 def test_what_somebody_wrote_before_the_load_is_kept(
     is_adopted: bool, state: dict[str, Any], simgpu: SimulatedDevice
 ) -> None:
@@ -191,6 +203,19 @@ def test_what_somebody_wrote_before_the_load_is_kept(
         net.one.weight.fill_(7)
     _loaded(net, simgpu)
     net.to(simgpu.device)
+    models.return_home(net, "cpu")
+    net.to("cpu")
+    assert torch.equal(net.one.weight, torch.full((WIDTH, WIDTH), 7.0))
+    assert isinstance(net.two.weight, FileTensor)
+
+
+def test_what_somebody_wrote_on_the_device_is_kept(
+    state: dict[str, Any], simgpu: SimulatedDevice
+) -> None:
+    net = _filled(state, Net())
+    _loaded(net, simgpu)
+    with torch.no_grad():
+        net.one.weight.fill_(7)
     models.return_home(net, "cpu")
     net.to("cpu")
     assert torch.equal(net.one.weight, torch.full((WIDTH, WIDTH), 7.0))

@@ -92,16 +92,8 @@ def once(patcher: Any, request: dict[str, Any], seen: dict[str, Any], start: int
     return result
 
 
-def main() -> None:
-    """Do what was asked."""
-    request = json.loads(os.environ["STAND_IN_REQUEST"])
-    device.is_unified = request.get("unified", True)
-    seen: dict[str, Any] = {"free": comfy.model_management.get_free_memory()}
-    # What the first use costs for good (modules, staging) is no weight's memory.
-    once(build(request["warm_up"], 8, 1, torch.float32, {}), {}, {}, 0)
-    dtype = getattr(torch, request.get("dtype", "float32"))
-    device.reset()
-    device.is_unified = request.get("unified", True)
+def measure(request: dict[str, Any], dtype: torch.dtype, seen: dict[str, Any]) -> None:
+    """Build a model, and take it through its rounds."""
     start = anonymous()
     copies = request.get("copies", False)
     patcher = build(request["path"], request["width"], request["depth"], dtype, seen, copies)
@@ -112,6 +104,21 @@ def main() -> None:
     seen["results"] = [once(patcher, request, seen, start) for _ in range(request.get("rounds", 1))]
     seen["pinned"] = len(patcher.pinned)
     seen["kinds_unloaded"] = sorted({type(one).__name__ for one in patcher.model.parameters()})
+
+
+def main() -> None:
+    """Do what was asked."""
+    request = json.loads(os.environ["STAND_IN_REQUEST"])
+    device.is_unified = request.get("unified", True)
+    seen: dict[str, Any] = {"free": comfy.model_management.get_free_memory()}
+    # What the first use costs for good (modules, staging) is no weight's memory.
+    once(build(request["warm_up"], 8, 1, torch.float32, {}), {}, {}, 0)
+    dtype = getattr(torch, request.get("dtype", "float32"))
+    device.reset()
+    device.is_unified = request.get("unified", True)
+    # As ComfyUI executes graphs.
+    with torch.inference_mode():
+        measure(request, dtype, seen)
     counters = device.counters
     seen["h2d_bytes"], seen["d2h_bytes"] = counters.h2d_bytes, counters.d2h_bytes
     seen["uploaded_bytes"] = counters.uploaded_bytes

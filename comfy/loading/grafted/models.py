@@ -16,9 +16,10 @@ from comfy.loading.file_tensor import FileTensor
 from comfy.loading.grafted.activity import is_active, loader
 from comfy.loading.placing import file_wants
 from comfy.loading.rings import with_index
-from comfy.loading.sources import is_mapped, remember_source, source_of
+from comfy.loading.sources import is_mapped, possible_source_of, remember_source, source_of
 
 _SOURCES = "onecopy_sources"
+_VERSIONS = "onecopy_versions"
 
 _Place = tuple[torch.nn.Module, str]
 """A module and the name of a parameter in it."""
@@ -51,7 +52,7 @@ def adopt(module: torch.nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]
         source = _stand_in(tensor)
         if tensor is None or source is None or not _fits(source, parameter):
             continue
-        new = torch.nn.Parameter(tensor, requires_grad=parameter.requires_grad)
+        new = _parameter(tensor, parameter.requires_grad)
         for place in places[id(parameter)]:
             _put(place, new, source)
         taken[id(parameter)] = new
@@ -114,8 +115,10 @@ def return_home(module: torch.nn.Module, device: torch.device | str | None) -> N
             parameter = one._parameters.get(name)
             if type(parameter) is not torch.nn.Parameter or not _is_a_copy(parameter, source):
                 continue
+            if _was_written((one, name), parameter):
+                continue
             if id(parameter) not in shared:
-                shared[id(parameter)] = torch.nn.Parameter(source, parameter.requires_grad)
+                shared[id(parameter)] = _parameter(source, parameter.requires_grad)
             one._parameters[name] = shared[id(parameter)]
 
 
@@ -155,12 +158,31 @@ def _put(place: _Place, parameter: torch.nn.Parameter, source: torch.Tensor | No
         vars(module).setdefault(_SOURCES, {})[name] = source
 
 
+def _parameter(tensor: torch.Tensor, requires_grad: bool) -> torch.nn.Parameter:
+    """A parameter whose writes torch counts, although graphs are executed in inference mode."""
+    with torch.inference_mode(False):
+        return torch.nn.Parameter(tensor, requires_grad)
+
+
 def _stand_in(tensor: object) -> FileTensor | None:
     """A tensor without bytes for the same range of the same file."""
     if not isinstance(tensor, torch.Tensor):
         return None
     source = source_of(tensor)
-    return None if source is None else FileTensor.of(source, loader().mover)
+    if source is not None:
+        return FileTensor.of(source, loader().mover)
+    source = possible_source_of(tensor)
+    if source is None:
+        return None
+    # Loaders run in inference mode, where torch counts no writes: the bytes must tell.
+    found = FileTensor.of(source, loader().mover)
+    with torch.inference_mode():
+        same = torch.equal(_bytes_of(tensor), _bytes_of(found))
+    return found if same else None
+
+
+def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().reshape(-1).view(torch.uint8)
 
 
 def _fits(source: torch.Tensor, parameter: torch.nn.Parameter) -> bool:
@@ -175,6 +197,15 @@ def _is_a_copy(parameter: torch.Tensor, source: torch.Tensor) -> bool:
     if isinstance(parameter, FileTensor) or is_mapped(parameter):
         return False
     return parameter.dtype == source.dtype and parameter.shape == source.shape
+
+
+def _was_written(place: _Place, parameter: torch.nn.Parameter) -> bool:
+    """Whether somebody changed a weight in place since it was brought, without taking it back."""
+    module, name = place
+    known: tuple[int, int] | None = vars(module).get(_VERSIONS, {}).get(name)
+    if known is None or known[0] != id(parameter):
+        return False
+    return known[1] != parameter._version
 
 
 def _remember_copies(model: torch.nn.Module, patches: Collection[str]) -> None:
@@ -193,7 +224,7 @@ def _remember_copies(model: torch.nn.Module, patches: Collection[str]) -> None:
                 continue
             key = f"{prefix}.{name}".lstrip(".")
             if key in patches and _is_a_copy(parameter, source):
-                parameter = torch.nn.Parameter(source, parameter.requires_grad)
+                parameter = _parameter(source, parameter.requires_grad)
             _put((module, name), parameter, source)
 
 
@@ -207,6 +238,7 @@ def _bring(
         module, name = held[0]
         old = module._parameters[name]
         assert old is not None  # places are of parameters that were there
-        new = torch.nn.Parameter(tensor, old.requires_grad)
+        new = _parameter(tensor, old.requires_grad)
         for one in held:
             _put(one, new, None)
+            vars(one[0]).setdefault(_VERSIONS, {})[one[1]] = id(new), new._version
