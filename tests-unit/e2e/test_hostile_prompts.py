@@ -184,25 +184,33 @@ def chain(first: dict[str, Any]) -> dict[str, Any]:
     return {"0": first, **inner, "show": node("PreviewImage", images=[str(last), 0])}
 
 
-def compact(prompt: dict[str, Any]) -> bytes:
+def compact(prompt: dict[str, Any], **more: Any) -> bytes:
     """Under the limit of this server, which is small."""
-    return json.dumps({"prompt": prompt}, separators=(",", ":")).encode()
+    return json.dumps({"prompt": prompt, **more}, separators=(",", ":")).encode()
 
 
 def test_a_chain_of_ten_thousand_nodes_runs_and_holds_nobody_up(running: Program) -> None:
-    body = compact(chain(node("EmptyImage", width=8, height=8, batch_size=1, color=7)))
+    page = running.listen("page")
+    begun = time.monotonic()
+    prompt = chain(node("EmptyImage", width=8, height=8, batch_size=1, color=7))
+    body = compact(prompt, client_id="page")
     assert len(body) < MIB
     answer = running.request("POST", "/prompt", data=body)
     assert answer.status == 200, answer
-    waits = []
-    while not running.get(f"/history/{answer.json()['prompt_id']}").json():
+    # Other requests wait while a prompt is looked at.
+    waits = [time.monotonic() - begun]
+    prompt_id = answer.json()["prompt_id"]
+    while not running.get(f"/history/{prompt_id}").json():
         begun = time.monotonic()
         assert running.get("/prompt").status == 200
         waits.append(time.monotonic() - begun)
         time.sleep(0.05)
     assert max(waits) < 5
-    (entry,) = running.get(f"/history/{answer.json()['prompt_id']}").json().values()
+    (entry,) = running.get(f"/history/{prompt_id}").json().values()
     assert entry["status"]["status_str"] == "success"
+    page.wait_for_end(prompt_id)
+    assert {one["node"] for one in page.of("executing")} == {*prompt, None}
+    page.close()
 
 
 @pytest.mark.parametrize("back_to", ["1", str(COUNT - 2)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -21,24 +20,6 @@ JUNK: list[Any] = [None, True, 5, -1e308, "text", "", [], [1, [2]], {}, {"a": {"
 def _lives(server: Served) -> None:
     prompt_id = server.queue(shown("Keep", value="alive"))
     assert server.wait_for_history(prompt_id)["outputs"] == {"2": {"value": ["alive"]}}
-
-
-@pytest.mark.slow
-def test_a_chain_of_ten_thousand_nodes_runs(server: Served) -> None:
-    count = 10_000
-    prompt = {"0": node("Keep", value=1)}
-    prompt |= {str(one): node("Keep", value=[str(one - 1), 0]) for one in range(1, count)}
-    prompt["end"] = node("Show", value=[str(count - 1), 0])
-    page = server.listen("page")
-    started = time.monotonic()
-    prompt_id = server.queue(prompt, client_id="page")
-    # Other requests wait while a prompt is looked at.
-    assert time.monotonic() - started < 10
-    page.wait_for_end(prompt_id, 120)
-    assert server.get(f"/history/{prompt_id}").json()[prompt_id]["outputs"] == {
-        "end": {"value": [1]}
-    }
-    assert len([one for one in page.of("executing") if one["node"]]) == count + 1
 
 
 def test_ten_thousand_outputs_are_taken(idle: Served) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from support.base_folder import CHECKPOINT as CHECKPOINT
 from support.running_server import ROOT, Program
 
-CHECKPOINT = "shapes_tiny_sd15.safetensors"
 _MODELS = ROOT / "models" / "checkpoints"
 
 Prompt = dict[str, dict[str, Any]]
