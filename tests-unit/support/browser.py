@@ -40,6 +40,13 @@ _IS_READY = """() => Boolean(
     window.app?.vueAppReady && window.app.extensionManager?.workflow?.activeWorkflow
     && window.app.graph?.nodes?.length
 )"""
+_FIND_WIDGET = """([title, name, value]) => {
+    const node = app.graph.nodes.find((one) => one.title === title);
+    const widget = node.widgets.find((one) => one.name === name);"""
+_SET_VALUE = _FIND_WIDGET + " widget.value = value; }"
+_GET_VALUE = _FIND_WIDGET + " return widget.value; }"
+_SHOWN_ON_NODES = """() => app.graph.nodes.flatMap((node) => node.imgs ?? [])
+    .filter((image) => image.complete).map((image) => [image.src, image.naturalWidth])"""
 
 
 @contextmanager
@@ -114,6 +121,19 @@ class Visit:
         """Wait until a workflow is open."""
         self.page.wait_for_function(_IS_READY, timeout=PATIENCE_MS)
         self.page.get_by_test_id("app-loading-overlay").wait_for(state="hidden")
+
+    def set_value(self, title: str, name: str, value: Any) -> None:
+        """Give a field of the node with this title a value."""
+        self.page.evaluate(_SET_VALUE, [title, name, value])
+
+    def value(self, title: str, name: str) -> Any:
+        """What is in a field of the node with this title."""
+        return self.page.evaluate(_GET_VALUE, [title, name, None])
+
+    def shown_on_nodes(self) -> list[tuple[str, int]]:
+        """Addresses and widths of the pictures on nodes, once there are any."""
+        self.page.wait_for_function(f"({_SHOWN_ON_NODES})().length > 0")
+        return [(address, width) for address, width in self.page.evaluate(_SHOWN_ON_NODES)]
 
     def press_run(self) -> str:
         """Press the page's *Run*, and wait for the server's answer; the prompt's id."""

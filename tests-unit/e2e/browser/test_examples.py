@@ -1,47 +1,59 @@
-"""The examples in a real browser: the page makes of them what runs from the command line."""
+"""The other examples of the page's list: opened from there, run, and their pictures shown."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser
 
-from app.new_user import OPEN_AT_START
-from support.browser import visit
+from support.base_folder import ROOT
+from support.browser import Visit, visit
 from support.running_server import Program
-from tools.page_examples import EXAMPLES, PAGES
+from tools.shapes.reading import read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-AS_PROMPT = """async (workflow) => {
-    await app.loadGraphData(workflow, true, true, "shown");
-    return (await app.graphToPrompt()).output;
-}"""
-FIRST_KINDS = "() => app.graph.nodes.map((node) => node.type)"
+FIRST = "text_to_image"
+OTHERS = sorted({path.stem for path in (ROOT / "examples" / "page").glob("*.json")} - {FIRST})
+IS_OPEN = "(name) => app.extensionManager.workflow.activeWorkflow.filename === name"
+# Bodies of nodes without their titles, so that what only touches does not count.
+OVERLAPPING = """() => app.graph.nodes.flatMap((one, index) =>
+    app.graph.nodes.slice(index + 1)
+        .filter((other) => [0, 1].every((axis) =>
+            one.pos[axis] < other.pos[axis] + other.size[axis]
+            && other.pos[axis] < one.pos[axis] + one.size[axis]))
+        .map((other) => [one.title, other.title]))"""
 
 
-def test_the_page_makes_the_same_prompts_of_all_examples(browser: Browser, server: Program) -> None:
-    pages = {path.stem: json.loads(path.read_text()) for path in PAGES.glob("*.json")}
+@pytest.fixture
+def visitor(browser: Browser, server: Program) -> Iterator[Visit]:
     with visit(browser, server.url) as visitor:
-        made = {name: visitor.page.evaluate(AS_PROMPT, page) for name, page in pages.items()}
-        assert visitor.errors == []
-    assert made == {name: json.loads((EXAMPLES / f"{name}.json").read_text()) for name in pages}
+        yield visitor
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("inpaint", "SetLatentNoiseMask"), ("", "UNETLoader"), ("gone", "UNETLoader")],
-)
-def test_a_setting_tells_which_workflow_opens_first(
-    browser: Browser, server: Program, name: str, expected: str
+@pytest.mark.parametrize("name", OTHERS)
+def test_an_example_opens_from_the_list_and_draws_at_the_first_press_of_run(
+    visitor: Visit, server: Program, name: str
 ) -> None:
-    before = server.get(f"/settings/{OPEN_AT_START}").json()
-    server.post(f"/settings/{OPEN_AT_START}", name)
-    try:
-        with visit(browser, server.url) as visitor:
-            kinds: list[Any] = visitor.page.evaluate(FIRST_KINDS)
-    finally:
-        server.post(f"/settings/{OPEN_AT_START}", before)
-    assert expected in kinds
+    page = visitor.page
+    page.get_by_test_id("workflows-tab-button").click()
+    page.get_by_text(name, exact=True).click()
+    page.wait_for_function(IS_OPEN, arg=name)
+    page.get_by_test_id("workflows-tab-button").click()
+    assert page.evaluate(OVERLAPPING) == []
+    prompt_id = visitor.press_run()
+    visitor.wait_until_done(prompt_id)
+    assert visitor.shown_on_nodes()
+    visitor.screenshot(f"example_{name}")
+    entry = server.get(f"/history/{prompt_id}").json()[prompt_id]
+    assert entry["status"]["status_str"] == "success"
+    images = [image for output in entry["outputs"].values() for image in output["images"]]
+    assert images
+    for image in images:
+        shown = visitor.picture(
+            f"{server.url}/view?filename={image['filename']}&subfolder={image['subfolder']}"
+            f"&type={image['type']}"
+        )
+        assert read(shown).colour
+    assert visitor.errors == []

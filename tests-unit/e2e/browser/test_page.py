@@ -18,17 +18,11 @@ from tools.shapes.reading import read
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 CHECKPOINT = "shapes_tiny_sd15.safetensors"
-SET_VALUE = """([title, name, value]) => {
-    const node = app.graph.nodes.find((one) => one.title === title);
-    node.widgets.find((one) => one.name === name).value = value;
-}"""
 BESIDE_PANEL = """() => {
     app.canvas.ds.scale = 0.58;
     app.canvas.ds.offset = [665, 550];
     app.canvas.setDirty(true, true);
 }"""
-SHOWN_ON_NODES = """() => app.graph.nodes.flatMap((node) => node.imgs ?? [])
-    .filter((image) => image.complete).map((image) => [image.src, image.naturalWidth])"""
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,7 @@ def done(browser: Browser, server: Program) -> Iterator[Done]:
         visitor.wait_until_done(prompt_id)
         outputs = visitor.page.evaluate("() => Object.values(app.nodeOutputs)")
         images = [image for output in outputs for image in output.get("images", ())]
-        visitor.page.wait_for_function(f"({SHOWN_ON_NODES})().length > 0")
+        visitor.shown_on_nodes()
         yield Done(visitor, prompt_id, images)
 
 
@@ -89,7 +83,7 @@ def test_the_examples_are_in_the_list_of_workflows(visitor: Visit) -> None:
 
 
 def test_run_yields_the_picture_in_the_page(done: Done) -> None:
-    ((address, width),) = done.visit.page.evaluate(SHOWN_ON_NODES)
+    ((address, width),) = done.visit.shown_on_nodes()
     assert width == 64
     seen = read(done.visit.picture(address))
     assert (seen.colour, seen.shape, seen.background) == ("red", "circle", "white")
@@ -101,7 +95,7 @@ def test_run_yields_the_picture_in_the_page(done: Done) -> None:
 def test_the_file_in_the_output_folder_is_the_one_in_the_page(done: Done, server: Program) -> None:
     (image,) = done.images
     path = server.log.parent / "output" / image["subfolder"] / image["filename"]
-    ((address, _),) = done.visit.page.evaluate(SHOWN_ON_NODES)
+    ((address, _),) = done.visit.shown_on_nodes()
     assert done.visit.fetch(address) == Path(path).read_bytes()
 
 
@@ -146,10 +140,9 @@ def test_the_loading_panel_shows_the_file_its_homes_and_its_strategy(
 
 
 def test_a_second_run_with_another_prompt_draws_it(visitor: Visit) -> None:
-    visitor.page.evaluate(SET_VALUE, ["Prompt", "text", "a large blue star on a black background"])
+    visitor.set_value("Prompt", "text", "a large blue star on a black background")
     visitor.wait_until_done(visitor.press_run())
-    visitor.page.wait_for_function(f"({SHOWN_ON_NODES})().length > 0")
-    ((address, _),) = visitor.page.evaluate(SHOWN_ON_NODES)
+    ((address, _),) = visitor.shown_on_nodes()
     seen = read(visitor.picture(address))
     assert (seen.colour, seen.shape, seen.background) == ("blue", "star", "black")
 
@@ -173,7 +166,7 @@ def test_the_button_of_the_loading_panel_sends_weights_back_to_their_file(
 
 
 def test_a_value_that_the_server_refuses_is_told_at_its_node(visitor: Visit) -> None:
-    visitor.page.evaluate(SET_VALUE, ["Checkpoint", "ckpt_name", "missing.safetensors"])
+    visitor.set_value("Checkpoint", "ckpt_name", "missing.safetensors")
     with visitor.page.expect_response(lambda answer: answer.url.endswith("/api/prompt")) as answer:
         visitor.page.get_by_test_id("queue-button").click()
     assert answer.value.status == 400
@@ -185,7 +178,7 @@ def test_a_value_that_the_server_refuses_is_told_at_its_node(visitor: Visit) -> 
 
 
 def test_after_a_reload_the_page_is_as_it_was(visitor: Visit, server: Program) -> None:
-    visitor.page.evaluate(SET_VALUE, ["Prompt", "text", "a green ring on a beige background"])
+    visitor.set_value("Prompt", "text", "a green ring on a beige background")
     visitor.page.keyboard.press("Control+s")
     visitor.page.wait_for_function("() => !app.extensionManager.workflow.activeWorkflow.isModified")
     visitor.open(server.url)
@@ -193,8 +186,7 @@ def test_after_a_reload_the_page_is_as_it_was(visitor: Visit, server: Program) -
         "() => app.extensionManager.workflow.openWorkflows.map((workflow) => workflow.filename)"
     )
     assert names == ["text_to_image"]
-    text = "() => app.graph.nodes.find((one) => one.title === 'Prompt').widgets[0].value"
-    assert "green ring" in visitor.page.evaluate(text)
+    assert "green ring" in visitor.value("Prompt", "text")
     assert visitor.errors == []
 
 
@@ -206,7 +198,7 @@ def test_each_of_two_visitors_hears_of_his_own_prompts_only(
 ) -> None:
     with visit(browser, server.url) as one, visit(browser, server.url) as other:
         for visitor, text in ((one, "a green ring"), (other, "an orange square")):
-            visitor.page.evaluate(SET_VALUE, ["Prompt", "text", f"{text} on a beige background"])
+            visitor.set_value("Prompt", "text", f"{text} on a beige background")
         prompts = one.press_run(), other.press_run()
         for visitor, prompt_id in zip((one, other), prompts, strict=True):
             visitor.wait_until_done(prompt_id)

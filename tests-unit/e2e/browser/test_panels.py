@@ -12,16 +12,10 @@ from support.running_server import Program
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-SET_VALUE = """([title, name, value]) => {
-    const node = app.graph.nodes.find((one) => one.title === title);
-    node.widgets.find((one) => one.name === name).value = value;
-}"""
 DROP = """async (address) => {
     const answer = await fetch(address);
     await app.handleFile(new File([await answer.blob()], "dropped.png", {type: "image/png"}));
 }"""
-VALUE = """([title, name]) => app.graph.nodes.find((one) => one.title === title)
-    .widgets.find((one) => one.name === name).value"""
 
 
 @pytest.fixture
@@ -58,7 +52,7 @@ def test_the_model_library_knows_the_checkpoint(visitor: Visit) -> None:
 def test_a_run_that_is_cancelled_in_the_page_ends_and_is_told_so(
     visitor: Visit, server: Program
 ) -> None:
-    visitor.page.evaluate(SET_VALUE, ["Sampler", "steps", 10_000])
+    visitor.set_value("Sampler", "steps", 10_000)
     prompt_id = visitor.press_run()
     visitor.wait_for("progress")
     visitor.screenshot("running")
@@ -72,14 +66,13 @@ def test_a_run_that_is_cancelled_in_the_page_ends_and_is_told_so(
 def test_a_picture_that_is_dropped_on_the_page_opens_the_workflow_that_made_it(
     visitor: Visit, server: Program
 ) -> None:
-    visitor.page.evaluate(SET_VALUE, ["Prompt", "text", "a yellow ring on a navy background"])
+    visitor.set_value("Prompt", "text", "a yellow ring on a navy background")
     prompt_id = visitor.press_run()
     visitor.wait_until_done(prompt_id)
     ((_, output),) = server.get(f"/history/{prompt_id}").json()[prompt_id]["outputs"].items()
     (image,) = output["images"]
-    visitor.page.evaluate(SET_VALUE, ["Prompt", "text", "something else"])
+    visitor.set_value("Prompt", "text", "something else")
     address = f"{server.url}/view?filename={image['filename']}&subfolder={image['subfolder']}"
     visitor.page.evaluate(DROP, address)
-    text = visitor.page.evaluate(VALUE, ["Prompt", "text"])
-    assert text == "a yellow ring on a navy background"
+    assert visitor.value("Prompt", "text") == "a yellow ring on a navy background"
     assert visitor.errors == []
