@@ -29,7 +29,6 @@ FOREIGN = (
     "sympy",
     "tokenizers",
     "torchaudio",
-    "torchsde",
     "torchvision",
     "transformers",
     "urllib3",

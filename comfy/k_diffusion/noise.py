@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torchsde
 
 # The path is resolved to 10^-6: torchsde rounds times to as many digits.
 TIME_DIGITS = 6
@@ -33,8 +34,6 @@ class BatchedBrownianTree:
         seed: int | Sequence[int] | None = None,
         cpu: bool = True,
     ) -> None:
-        import torchsde  # noqa: PLC0415 - brings scipy, which is large, and few prompts need it
-
         self.low, self.high = sorted((round(float(t0), TIME_DIGITS), round(float(t1), TIME_DIGITS)))
         self.device, self.dtype = x.device, x.dtype
         self.is_per_sample = isinstance(seed, Sequence)
