@@ -192,6 +192,35 @@ def test_without_a_device_nothing_is_moved(state: dict[str, Any]) -> None:
     assert _kinds(net) == {"FileTensor"}
 
 
+@pytest.mark.usefixtures("_mode")
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("is_written", [False, True])
+@pytest.mark.parametrize("strategy", ["readinto", "mmap"])
+def test_weights_in_host_memory_go_home_too(
+    strategy: str,
+    is_written: bool,
+    assign: bool,
+    tmp_path: Path,
+    simgpu: SimulatedDevice,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Large enough for a mapping.
+    save_file({"weight": torch.rand(1024, 1024)}, tmp_path / "one.safetensors")
+    monkeypatch.setattr(flags._taken, "options", LoadOptions(strategy=strategy))
+    loaded = files.load(tmp_path / "one.safetensors")
+    assert loaded is not None
+    net = torch.nn.Linear(1024, 1024, bias=False)
+    net.load_state_dict(models.adopt(net, loaded[0]), assign=assign)
+    assert net.weight.data_ptr() == loaded[0]["weight"].data_ptr()
+    if is_written:
+        with torch.no_grad():
+            net.weight.add_(1)
+    models.place(net, [(1, net)], simgpu.device, ())
+    net.to(simgpu.device)
+    models.return_home(net, "cpu")
+    assert isinstance(net.weight, FileTensor) is not is_written
+
+
 @pytest.mark.parametrize("is_adopted", [True, False])
 @pytest.mark.usefixtures("_mode")
 def test_what_somebody_wrote_before_the_load_is_kept(

@@ -44,6 +44,7 @@ def adopt(module: torch.nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]
     given = dict(state_dict)
     places = _places_by_parameter(module)
     taken: dict[int, torch.nn.Parameter] = {}
+    on_host: list[torch.nn.Parameter] = []
     for key, parameter in list(module.named_parameters(remove_duplicate=False)):
         tensor = given.get(key)
         if id(parameter) in taken:
@@ -57,7 +58,24 @@ def adopt(module: torch.nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]
             _put(place, new, source)
         taken[id(parameter)] = new
         given[key] = new
+        if not isinstance(new, FileTensor):
+            on_host.append(new)
+    if on_host:
+        module.register_load_state_dict_post_hook(_Recount(on_host))
     return given
+
+
+class _Recount:
+    """Called by ``load_state_dict`` at its end: torch counted the copies onto themselves as writes."""
+
+    def __init__(self, parameters: list[torch.nn.Parameter]) -> None:
+        self._known = [(one, source) for one in parameters if (source := source_of(one))]
+
+    def __call__(self, module: torch.nn.Module, keys: object) -> None:
+        for parameter, source in self._known:
+            remember_source(parameter, source, is_mapped=is_mapped(parameter))
+        # Torch keeps its hooks; one call is enough.
+        self._known.clear()
 
 
 def place(
