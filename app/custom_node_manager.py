@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 
 import folder_paths
+from app.json_files import strict_loads
 from utils.json_util import merge_json_recursive
 from utils.safe_paths import inside
 
@@ -58,16 +59,11 @@ class CustomNodeManager:
 
         @routes.get("/workflow_templates")
         async def get_workflow_templates(request: web.Request) -> web.Response:
-            found: dict[str, list[str]] = {}
-            for pack in _packs():
-                names = sorted(path.stem for path in _workflows(pack))
-                if names:
-                    found.setdefault(pack.name, []).extend(names)
-            return web.json_response(found)
+            return web.json_response(await asyncio.to_thread(_all_workflows))
 
         @routes.get("/i18n")
         async def get_translations(request: web.Request) -> web.Response:
-            return web.json_response(self.build_translations())
+            return web.json_response(await asyncio.to_thread(self.build_translations))
 
         async def get_workflow(request: web.Request) -> web.StreamResponse:
             pack = folders.get(request.match_info["module"])
@@ -96,6 +92,16 @@ def _workflows(pack: Path) -> Iterator[Path]:
         yield from (pack / name).glob("*.json")
 
 
+def _all_workflows() -> dict[str, list[str]]:
+    """Names of workflows by pack, without those that bring none."""
+    found: dict[str, list[str]] = {}
+    for pack in _packs():
+        names = sorted(path.stem for path in _workflows(pack))
+        if names:
+            found.setdefault(pack.name, []).extend(names)
+    return found
+
+
 def _language(folder: Path) -> dict[str, Any]:
     """The texts in one language of one pack."""
     texts = _texts(folder / "main.json")
@@ -105,10 +111,10 @@ def _language(folder: Path) -> dict[str, Any]:
 
 def _texts(path: Path) -> dict[str, Any]:
     try:
-        texts = json.loads(path.read_text(encoding="utf-8"))
+        texts = strict_loads(path.read_bytes())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as err:
+    except (OSError, ValueError) as err:
         logger.warning("The translations in %s cannot be read: %s", path, err)
         return {}
     if not isinstance(texts, dict):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import mimetypes
 import os
+import re
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -16,8 +18,8 @@ from app.json_files import write_whole
 
 # A browser asks each time whether a file is another one by now, and guesses no types.
 _AS_KEPT = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
-# Nothing that a user keeps may run as a page of this server.
-_ACTIVE = (".html", ".htm", ".xhtml", ".svg", ".xml")
+# Nothing that a user keeps may run as a page of this server; its style sheets are the page's own.
+_ACTIVE = re.compile(r"text/(html|xsl)|.*(xhtml|/xml|\+xml)")
 # Whether a file exists must still hold when it is written.
 _writing = threading.Lock()
 
@@ -126,7 +128,7 @@ class _UserFiles:
         """GET /userdata/{file}: what is in it."""
         path = self._existing(request, "file")
         response = web.FileResponse(path, headers=_AS_KEPT)
-        if os.path.splitext(path)[1].lower() in _ACTIVE:
+        if _ACTIVE.fullmatch(mimetypes.guess_type(path)[0] or ""):
             response.content_type = "application/octet-stream"
         return response
 

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from api_server.routes.queue import ids_to_delete
 from api_server.utils import json_text
+from api_server.utils.queries import whole_number
 
 
 def register(routes: web.RouteTableDef, server: Any) -> None:
@@ -21,13 +22,15 @@ def register(routes: web.RouteTableDef, server: Any) -> None:
     @routes.get("/history")
     async def get_history(request: web.Request) -> web.Response:
         try:
-            limit = _whole_number(request, "max_items")
-            offset = _whole_number(request, "offset")
+            limit = _number_in(request, "max_items")
+            offset = _number_in(request, "offset")
         except ValueError as err:
             return json_text.refusal(str(err))
         return json_text.answer(
             server.prompt_queue.get_history(
-                max_items=limit, offset=-1 if offset is None else offset, map_function=_as_it_is
+                max_items=None if limit is None else max(0, limit),
+                offset=-1 if offset is None else offset,
+                map_function=as_it_is,
             )
         )
 
@@ -35,7 +38,7 @@ def register(routes: web.RouteTableDef, server: Any) -> None:
     async def get_history_entry(request: web.Request) -> web.Response:
         prompt_id = request.match_info["prompt_id"]
         return json_text.answer(
-            server.prompt_queue.get_history(prompt_id=prompt_id, map_function=_as_it_is)
+            server.prompt_queue.get_history(prompt_id=prompt_id, map_function=as_it_is)
         )
 
     @routes.post("/history")
@@ -49,22 +52,11 @@ def register(routes: web.RouteTableDef, server: Any) -> None:
         return web.Response()
 
 
-def _as_it_is(entry: dict[str, Any]) -> dict[str, Any]:
-    # Entries do not change any more; copying thousands of them would hold up the queue.
+def as_it_is(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry itself: it changes no more, and copies of thousands would hold up the queue."""
     return entry
 
 
-def _whole_number(request: web.Request, name: str) -> int | None:
-    """A parameter of the query.
-
-    Raises:
-        ValueError: It is no whole number, or a negative count.
-    """
+def _number_in(request: web.Request, name: str) -> int | None:
     given = request.query.get(name)
-    if given is None:
-        return None
-    try:
-        number = int(given)
-    except ValueError:
-        raise ValueError(f"{name} must be a whole number, not {given[:40]!r}.") from None
-    return max(0, number) if name == "max_items" else number
+    return None if given is None else whole_number(name, given)

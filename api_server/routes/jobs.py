@@ -9,8 +9,11 @@ from typing import Any
 from aiohttp import web
 
 from api_server import stopping
+from api_server.routes.history import as_it_is
 from api_server.utils import json_text
+from api_server.utils.queries import whole_number
 from comfy_execution.jobs import JobStatus, get_all_jobs, get_job
+from comfy_execution.queue import without_sensitive
 
 _SORTS = ("created_at", "execution_duration")
 _ORDERS = ("asc", "desc")
@@ -36,7 +39,7 @@ def register(routes: web.RouteTableDef, server: Any) -> None:
     async def get_one_job(request: web.Request) -> web.Response:
         job_id = request.match_info["job_id"]
         running, pending = server.prompt_queue.get_current_queue_volatile()
-        history = server.prompt_queue.get_history(prompt_id=job_id, map_function=_as_it_is)
+        history = server.prompt_queue.get_history(prompt_id=job_id, map_function=as_it_is)
         job = get_job(job_id, _shown(running), _shown(pending), history)
         if job is None:
             return json_text.refusal("Job not found", web.HTTPNotFound.status_code)
@@ -92,7 +95,7 @@ class _Asked:
 
 def _page(server: Any, asked: _Asked) -> dict[str, Any]:
     running, pending = server.prompt_queue.get_current_queue_volatile()
-    history = server.prompt_queue.get_history(map_function=_as_it_is)
+    history = server.prompt_queue.get_history(map_function=as_it_is)
     jobs, total = get_all_jobs(
         _shown(running),
         _shown(pending),
@@ -115,13 +118,9 @@ def _page(server: Any, asked: _Asked) -> dict[str, Any]:
     }
 
 
-def _as_it_is(entry: dict[str, Any]) -> dict[str, Any]:
-    return entry
-
-
 def _shown(items: list[Any]) -> list[Any]:
     # Records have no place for sensitive data; what a pack adds to an item shall not bring it in.
-    return [item[:5] for item in items]
+    return [without_sensitive(item) for item in items]
 
 
 def _statuses(given: str | None) -> list[str] | None:
@@ -142,21 +141,14 @@ def _choice(name: str, given: str, choices: Any) -> str:
 def _limit(given: str | None) -> int | None:
     if given is None:
         return None
-    limit = _whole_number("limit", given)
+    limit = whole_number("limit", given)
     if limit <= 0:
         raise ValueError(f"limit must be above zero, not {limit}.")
     return limit
 
 
 def _offset(given: str | None) -> int:
-    return 0 if given is None else max(0, _whole_number("offset", given))
-
-
-def _whole_number(name: str, given: str) -> int:
-    try:
-        return int(given)
-    except ValueError:
-        raise ValueError(f"{name} must be a whole number, not {given[:40]!r}.") from None
+    return 0 if given is None else max(0, whole_number("offset", given))
 
 
 def _is_uuid(given: Any) -> bool:

@@ -16,6 +16,8 @@ from api_server.utils import json_text
 logger = logging.getLogger(__name__)
 
 _BAD = web.HTTPBadRequest.status_code
+# What is wrong with a prompt may be as long as the prompt.
+_LONGEST_SUMMARY = 2000
 
 
 def register(routes: web.RouteTableDef, server: Any) -> None:
@@ -82,7 +84,11 @@ def _summary(error: Any, node_errors: dict[str, Any]) -> str:
             f"node {node_id} ({entry['class_type']}): {one['message']} {one['details']}"
             for one in entry["errors"][:3]
         ]
-    return " ".join(part.strip() for part in told if part.strip())
+    text = " ".join(" ".join(told).split())
+    if len(text) > _LONGEST_SUMMARY:
+        text = f"{text[:_LONGEST_SUMMARY]} ..."
+    # Values of a prompt could else say to a terminal what they like.
+    return "".join(one if one.isprintable() else "\ufffd" for one in text)
 
 
 def _prompt_id_in(body: bytes) -> str | None:

@@ -93,6 +93,8 @@ def test_translations_of_all_packs_are_merged(served: Served, packs: Path) -> No
     _write(packs / "b c" / "locales" / "en" / "nodeDefs.json", {"N": {"name": "m"}, "O": 1})
     _write(packs / "b c" / "locales" / "en" / "main.json", {"x": 3})
     _write(packs / "b c" / "locales" / "de" / "main.json", ["no object"])
+    # Browsers cannot read what Python takes for a number.
+    _write(packs / "b c" / "locales" / "fr" / "settings.json", '{"x": NaN}')
     assert served.get("/i18n").json() == {
         "en": {
             "x": 3,

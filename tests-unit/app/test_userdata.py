@@ -225,7 +225,7 @@ def test_a_changed_file_is_not_taken_from_the_browsers_store(served: Served, fol
 
 
 def test_pages_in_users_files_do_not_run(served: Served, folder: Path) -> None:
-    for name in ("page.html", "picture.svg"):
+    for name in ("page.html", "PAGE.HTM", "page.xht", "picture.svg", "sheet.xsl", "feed.rss"):
         served.ask("POST", f"/userdata/{name}", b"<script>1</script>")
         headers = served.get(f"/userdata/{name}").headers
         assert headers["Content-Type"] == "application/octet-stream"

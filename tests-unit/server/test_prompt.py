@@ -248,3 +248,19 @@ def test_a_prompt_with_nan_in_it_is_taken_and_listed_as_json(idle: Served) -> No
     assert "NaN" in body
     assert idle.post("/prompt", data=body).status == 200
     assert _pending(idle)[0][2]["1"]["inputs"]["value"] is None
+
+
+def test_a_refusal_is_one_line_of_the_log_and_no_longer_than_that(
+    idle: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    outputs = {str(one): {"class_type": "Show", "inputs": {}} for one in range(1000)}
+    assert idle.post("/prompt", {"prompt": outputs}).status == 400
+    value = "a\nb\x1b[31m"
+    wrong = shown("Keep") | {"3": {"class_type": "Show", "inputs": {"value": [value, 0]}}}
+    assert idle.post("/prompt", {"prompt": wrong}).status == 200
+    many, one = (record.getMessage() for record in caplog.records)
+    assert len(many) < 3000
+    assert many.endswith(" ...")
+    assert repr(value) in one or "\ufffd[31m" in one
+    assert one.isprintable()
+    assert many.isprintable()
