@@ -211,20 +211,20 @@ class FrontendManager:
         owner, repo, wanted = cls.parse_version_string(version_string)
         source = provider or FrontEndProvider(owner, repo)
         if wanted not in ("latest", "prerelease"):
-            folder = cls._folder(FrontEndProvider(owner, repo), wanted)
+            folder = cls._folder(f"{owner}_{repo}", wanted)
             if os.path.exists(folder):
                 logger.info("The page %s was downloaded before: %s", version_string, folder)
                 return folder
         release = source.get_release(wanted)
-        folder = cls._folder(source, release["tag_name"])
+        folder = cls._folder(source.folder_name, release["tag_name"])
         if not os.path.exists(folder):
             cls._fill(folder, release)
         return folder
 
     @classmethod
-    def _folder(cls, provider: FrontEndProvider, number: str) -> str:
+    def _folder(cls, repository: str, number: str) -> str:
         name = number.removeprefix("v")
-        folder = inside(cls.CUSTOM_FRONTENDS_ROOT, provider.folder_name, name)
+        folder = inside(cls.CUSTOM_FRONTENDS_ROOT, repository, name)
         # Tags are others' words, and may have slashes in them.
         if folder is None or os.path.basename(folder) != name:
             raise ValueError(f"The release {number!r} has a name that is no folder's.")

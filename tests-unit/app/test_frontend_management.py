@@ -235,6 +235,17 @@ def test_a_frontend_is_downloaded_once(github: GitHub, tmp_path: Path, wanted: s
     assert os.listdir(Path(folder).parent) == ["1.10.0"]
 
 
+def test_for_a_frontend_that_is_here_nobody_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FrontendManager, "CUSTOM_FRONTENDS_ROOT", str(tmp_path))
+    here = tmp_path / "own-er_re_po" / "1.2.3"
+    here.mkdir(parents=True)
+    nobody = FrontEndProvider("no", "body")
+    assert FrontendManager.init_frontend_unsafe("own-er/re_po@v1.2.3", nobody) == str(here)
+    assert vars(nobody) == {"owner": "no", "repo": "body"}
+
+
 def test_files_in_a_download_do_not_leave_its_folder(github: GitHub, tmp_path: Path) -> None:
     github.archive = _zip({"../../../evil.txt": "x", "/evil.txt": "x", "index.html": "the page"})
     FrontendManager.init_frontend_unsafe("own-er/re_po@1.9.0")
