@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
 
 from support.base_folder import furnish
-from support.browser import arrival
+from support.browser import arrival, visit
 from support.running_server import Program, program
+from tools.shapes.reading import read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -48,3 +50,14 @@ def test_a_user_names_himself_sees_previews_and_the_strategy_that_was_asked_for(
     assert user.startswith("Ada_")
     kept = server.log.parent / "user" / user / "workflows" / "text_to_image.json"
     assert kept.is_file()
+
+
+def test_offline_the_page_works_and_asks_no_other_machine(browser: Browser, tmp_path: Path) -> None:
+    with program(furnish(tmp_path), "--offline") as server, visit(browser, server.url) as visitor:
+        visitor.wait_until_done(visitor.press_run())
+        ((address, _),) = visitor.shown_on_nodes()
+        assert read(visitor.picture(address)).shape == "circle"
+        assert visitor.abroad == []
+        # The browser calls it an error that the page was kept from asking.
+        assert all("Content Security Policy" in error for error in visitor.errors)
+        assert all("Connecting to 'https://" in error for error in visitor.errors)
