@@ -23,11 +23,17 @@ _NO_ORIGIN = "null"
 
 
 def is_loopback_address(address: str) -> bool:
-    """Whether it is an IP address of this machine's loopback interface."""
+    """Whether it is an IP address by which only this machine itself is reached.
+
+    Those of no interface are, too: browsers that connect to 0.0.0.0 reach their own machine.
+    """
     try:
-        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+        found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
+    if isinstance(found, ipaddress.IPv6Address):
+        found = found.ipv4_mapped or found
+    return found.is_loopback or found.is_unspecified
 
 
 async def is_loopback(host: str | None) -> bool:

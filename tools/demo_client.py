@@ -126,7 +126,10 @@ async def _follow(
 ) -> None:
     """Show how far a prompt is, until it is done."""
     while True:
-        message = await socket.receive(_LONGEST_SILENCE_S)
+        try:
+            message = await socket.receive(_LONGEST_SILENCE_S)
+        except TimeoutError:
+            raise NotDrawn(f"The server said nothing for {_LONGEST_SILENCE_S:g} seconds.") from None
         if message.type is aiohttp.WSMsgType.BINARY:
             continue
         if message.type is not aiohttp.WSMsgType.TEXT:

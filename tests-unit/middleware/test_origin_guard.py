@@ -45,6 +45,13 @@ def _status(headers: dict[str, str], method: str = "POST") -> int:
         ("127.0.0.1:8188", "https://127.0.0.1.evil.example", False),
         ("localhost", "https://evil.example", False),
         ("[::1]:8188", "https://evil.example", False),
+        # By these, too, a browser reaches its own machine.
+        ("0.0.0.0:8188", "http://0.0.0.0:8188", True),
+        ("0.0.0.0:8188", "https://evil.example", False),
+        ("[::]:8188", "https://evil.example", False),
+        ("[::ffff:127.0.0.1]:8188", "https://evil.example", False),
+        ("[::ffff:7f00:1]:8188", "https://evil.example", False),
+        ("[::ffff:10.0.0.5]:8188", "http://10.0.0.6", True),
         ("127.0.0.1:8188", "http://[broken", False),
         ("127.0.0.1:8188", "http://127.0.0.1:99999", False),
         # Whoever serves beyond this machine does so on purpose.

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import aiohttp
 import psutil
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from rich.progress import Progress
 
+from tools import demo_client
 from tools.demo_server import NotServing, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,3 +68,28 @@ def test_a_server_that_does_not_start_is_told_with_the_end_of_its_log() -> None:
     with pytest.raises(NotServing, match=told), serving(["--no-such-flag"]):
         pass
     assert servers("--no-such-flag") == []
+
+
+def test_a_server_that_falls_silent_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def say_nothing(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.receive()
+        return socket
+
+    async def take(request: web.Request) -> web.Response:
+        return web.json_response({"prompt_id": "1"})
+
+    async def draw() -> None:
+        app = web.Application()
+        app.add_routes([web.get("/ws", say_nothing), web.post("/prompt", take)])
+        async with TestServer(app) as server, aiohttp.ClientSession() as http:
+            client = demo_client.Client(str(server.make_url("")).rstrip("/"), http)
+            with Progress(disable=True) as progress:
+                await client.draw([{}], progress)
+
+    monkeypatch.setattr(demo_client, "_LONGEST_SILENCE_S", 0.05)
+    with pytest.raises(demo_client.NotDrawn, match="said nothing"):
+        asyncio.run(draw())
