@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from support.hostile import MIB, port
 from support.live_program import (
     descriptors,
     listing,
+    node,
     own_bytes,
     picture,
     succeeds,
@@ -68,6 +70,28 @@ def test_a_message_that_is_too_large_ends_only_its_socket(running: Program) -> N
     prompt_id = running.queue(picture(13), client_id="other")
     other.wait_for_end(prompt_id)
     other.close()
+
+
+def test_a_page_that_never_reads_holds_up_neither_prompts_nor_memory(running: Program) -> None:
+    before = own_bytes(running)
+    prompt = picture(14)
+    last = "image"
+    for number in range(3000):
+        prompt[f"n{number}"] = node("ImageInvert", image=[last, 0])
+        last = f"n{number}"
+    prompt["show"] = node("PreviewImage", images=[last, 0])
+    with socket.create_connection(("127.0.0.1", port(running)), 20) as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.sendall(
+            b"GET /ws?clientId=deaf HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        assert deaf.recv(12) == b"HTTP/1.1 101"
+        prompt_id = running.queue(prompt, client_id="deaf")
+        entry = running.wait_for_history(prompt_id, 120)
+    assert entry["status"]["status_str"] == "success"
+    assert own_bytes(running) - before < 128 * MIB
 
 
 # -- connections that say half of it ---------------------------------------------------------------
