@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import Mapping, Sequence
@@ -128,7 +129,7 @@ async def _follow(
     while True:
         try:
             message = await socket.receive(_LONGEST_SILENCE_S)
-        except TimeoutError:
+        except asyncio.TimeoutError:
             raise NotDrawn(f"The server said nothing for {_LONGEST_SILENCE_S:g} seconds.") from None
         if message.type is aiohttp.WSMsgType.BINARY:
             continue
