@@ -52,6 +52,7 @@ _SHOWN_ON_NODES = """() => app.graph.nodes.flatMap((node) => node.imgs ?? [])
 @contextmanager
 def launched(executable: str) -> Iterator[playwright.Browser]:
     """A browser without a window."""
+    playwright.expect.set_options(timeout=PATIENCE_MS)
     with playwright.sync_playwright() as tool:
         browser = tool.chromium.launch(executable_path=executable, args=_FLAGS)
         try:
