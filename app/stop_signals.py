@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+from app.signal_handlers import StopHandler
 from comfy.interrupts import interrupt_current_processing
 
 logger = logging.getLogger(__name__)
@@ -19,8 +19,6 @@ LONGEST_STOP_S = 4.0
 """After so long the program ends, whatever still runs."""
 
 ENDED_BY_FORCE = 130
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class ServerStop:
@@ -40,13 +38,12 @@ class ServerStop:
         self.asked = asyncio.Event()
         self._loop, self._last_steps = loop, last_steps
         self._came = False
-        self._before: dict[int, Any] = {}
+        self._handler = StopHandler(self._on_signal)
         self._timer = threading.Timer(LONGEST_STOP_S, self._end)
         self._timer.daemon = True
 
     def __enter__(self) -> ServerStop:
-        for number in _SIGNALS:
-            self._before[number] = signal.signal(number, self._on_signal)
+        self._handler.install()
         return self
 
     def __exit__(
@@ -56,8 +53,7 @@ class ServerStop:
         trace: TracebackType | None,
     ) -> None:
         # The timer goes on: what the interpreter does at its end may hang, too.
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handler.restore()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._came:

@@ -8,9 +8,9 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
 
 from app.headless.failures import INTERRUPTED
+from app.signal_handlers import StopHandler
 from comfy.interrupts import (
     InterruptProcessingException,
     interrupt_current_processing,
@@ -19,8 +19,6 @@ from comfy.interrupts import (
 
 GRACE_S = 3.0
 """How long a node may take to notice the wish; then the interruption is raised inside it."""
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
@@ -41,7 +39,7 @@ class StopSignals:
         self._asked = False
         self._insists = False
         self._timer: threading.Timer | None = None
-        self._before: dict[int, Any] = {}
+        self._handler = StopHandler(self._on_signal)
 
     @property
     def asked(self) -> bool:
@@ -58,8 +56,7 @@ class StopSignals:
             raise InterruptProcessingException
 
     def __enter__(self) -> StopSignals:
-        for number in _SIGNALS:
-            self._before[number] = signal.signal(number, self._on_signal)
+        self._handler.install()
         return self
 
     def __exit__(
@@ -70,8 +67,7 @@ class StopSignals:
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handler.restore()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._insists:

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from support.base_folder import furnish
-from support.browser import launched
+from support.browser import Visit, launched, visit
 from support.running_server import Program, program
 from tools import get_browser
 
@@ -33,3 +33,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """The program as it comes, with the checkpoint that ships with it and no user yet."""
     with program(furnish(tmp_path_factory.mktemp("base"))) as started:
         yield started
+
+
+@pytest.fixture
+def visitor(browser: Browser, server: Program) -> Iterator[Visit]:
+    """Somebody whose browser was never here."""
+    with visit(browser, server.url) as visitor:
+        yield visitor

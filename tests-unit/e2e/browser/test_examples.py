@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from playwright.sync_api import Browser
 
 from support.base_folder import ROOT
-from support.browser import Visit, visit
+from support.browser import Visit
 from support.running_server import Program
 from tools.shapes.reading import read
 
@@ -24,12 +21,6 @@ OVERLAPPING = """() => app.graph.nodes.flatMap((one, index) =>
             one.pos[axis] < other.pos[axis] + other.size[axis]
             && other.pos[axis] < one.pos[axis] + one.size[axis]))
         .map((other) => [one.title, other.title]))"""
-
-
-@pytest.fixture
-def visitor(browser: Browser, server: Program) -> Iterator[Visit]:
-    with visit(browser, server.url) as visitor:
-        yield visitor
 
 
 @pytest.mark.parametrize("name", OTHERS)

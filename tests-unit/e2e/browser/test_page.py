@@ -40,12 +40,6 @@ class Done:
     images: list[dict[str, Any]]
 
 
-@pytest.fixture
-def visitor(browser: Browser, server: Program) -> Iterator[Visit]:
-    with visit(browser, server.url) as visitor:
-        yield visitor
-
-
 @pytest.fixture(scope="module")
 def done(browser: Browser, server: Program) -> Iterator[Done]:
     """Several tests look at it; none of them changes the workflow."""

@@ -18,12 +18,6 @@ DROP = """async (address) => {
 }"""
 
 
-@pytest.fixture
-def visitor(browser: Browser, server: Program) -> Iterator[Visit]:
-    with visit(browser, server.url) as visitor:
-        yield visitor
-
-
 @pytest.fixture(scope="module")
 def looking(browser: Browser, server: Program) -> Iterator[Visit]:
     """A page whose panels are opened and closed one after the other."""
