@@ -66,6 +66,7 @@ def test_a_signal_stops_the_server_while_a_prompt_runs(
             told = page.wait_for("execution_interrupted", 5)
             assert told["prompt_id"] == prompt_id
         assert not (folder / "temp").exists()
+        assert "Traceback" not in running.said()
 
 
 def test_a_second_signal_ends_the_program_at_once(folder: Path) -> None:
