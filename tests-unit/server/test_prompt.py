@@ -186,6 +186,8 @@ def test_secrets_reach_nodes_but_no_listing(server: Served) -> None:
     prompt_id = server.queue(
         shown("Wait"), client_id="page", extra_data={**secrets, "comfy_usage_source": "tests"}
     )
+    # Else nothing runs yet that could be interrupted below.
+    page.wait_for("executing")
     running = server.get("/queue").body + server.get("/api/jobs").body
     running += server.get(f"/api/jobs/{prompt_id}").body
     assert server.server.prompt_queue.get_current_queue()
