@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import bisect
 import copy
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
+
+logger = logging.getLogger(__name__)
 
 MAXIMUM_HISTORY_SIZE = 10_000
 """After so many prompts the oldest is forgotten."""
@@ -50,6 +53,15 @@ def without_sensitive(item: Item) -> Item:
 def _rank(item: Item) -> tuple[Any, Any]:
     # The prompt behind them has no order; equal ranks stay in the order in which they came.
     return item[0], item[1]
+
+
+def _copied(item: Item) -> Item:
+    """A deep copy; the item itself if a pack has put something in that cannot be copied."""
+    try:
+        return copy.deepcopy(item)
+    except Exception:  # noqa: BLE001 - whatever that object raises, its prompt must not be lost
+        logger.warning("Prompt %s holds what cannot be copied; it runs as it is.", item[1])
+        return item
 
 
 def _ending(status: Status | None) -> str:
@@ -121,7 +133,7 @@ class PromptQueue:
             self.queue.remove(item)
             number = self.task_counter
             self.task_counter += 1
-            self.currently_running[number] = copy.deepcopy(item)
+            self.currently_running[number] = _copied(item)
             self.server.queue_updated()
             return item, number
 
@@ -158,7 +170,8 @@ class PromptQueue:
         """Copies of the items that run, and of those that wait, next first."""
         with self.mutex:
             running = list(self.currently_running.values())
-            return copy.deepcopy(running), copy.deepcopy(sorted(self.queue, key=_rank))
+            waiting = sorted(self.queue, key=_rank)
+            return [_copied(item) for item in running], [_copied(item) for item in waiting]
 
     def get_current_queue_volatile(self) -> tuple[list[Item], list[Item]]:
         """As `get_current_queue`, but what is in the items is shared and must not be changed."""

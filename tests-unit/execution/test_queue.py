@@ -142,6 +142,16 @@ def test_what_runs_is_a_copy(queue: PromptQueue) -> None:
     assert running[2] == {"1": {"inputs": {}}}
 
 
+def test_a_prompt_that_cannot_be_copied_is_not_lost(queue: PromptQueue) -> None:
+    item = (0, "locked", {"1": {"inputs": {"lock": threading.Lock()}}}, {}, ["1"], {})
+    queue.put(item)
+    assert _ids(queue.get_current_queue()[1]) == ["locked"]
+    got = queue.get()
+    assert got is not None
+    assert got[0] is item
+    assert _ids(queue.get_current_queue()[0]) == ["locked"]
+
+
 def test_the_listing_is_a_copy_and_the_volatile_one_is_not(queue: PromptQueue) -> None:
     item = _item(0, "a")
     queue.put(item)
