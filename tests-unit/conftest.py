@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -36,6 +37,19 @@ def _no_settings_of_the_user() -> Iterator[None]:
         for name in [name for name in os.environ if name.startswith("COMFY_")]:
             patch.delenv(name)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _the_log_as_it_was() -> Iterator[None]:
+    """Take away handlers and the level that a test of the program's log has set for all."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    for handler in [one for one in root.handlers if one not in handlers]:
+        # pytest's own come and go with each phase of a test.
+        if not type(handler).__module__.startswith("_pytest."):
+            root.removeHandler(handler)
 
 
 def _lend(index: int) -> Iterator[simulated_device.SimulatedDevice]:

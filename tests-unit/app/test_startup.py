@@ -113,18 +113,9 @@ def test_the_temporary_folder_is_emptied_and_made(folders: None, tmp_path: Path)
     startup.empty_temp()
 
 
-@pytest.fixture
-def log() -> Iterator[None]:
-    """The log as it is, given back after the test."""
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = before
-
-
 @pytest.mark.parametrize(("to_stdout", "stream"), [(False, "err"), (True, "out")])
 def test_the_log_follows_the_stream_that_is_there_at_that_moment(
-    log: None, to_stdout: bool, stream: str, capsys: pytest.CaptureFixture[str]
+    to_stdout: bool, stream: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     setup_logger("INFO", to_stdout, keep_writes=False)
     logging.getLogger("somebody").info("one %s", "line")
