@@ -15,7 +15,8 @@ import torch
 ENTRY = "input_blocks.0.0.weight"
 DIFFUSERS_ENTRY = "down_blocks.0.resnets.0.conv1.weight"
 DIFFUSERS_IN = "conv_in.weight"
-DIFFUSERS_LABELS = "add_embedding.linear_1.weight"
+LABELS = ("label_emb.0.0.weight",)
+DIFFUSERS_LABELS = ("add_embedding.linear_1.weight", "class_embedding.linear_1.weight")
 
 Shapes = Mapping[str, torch.Size]
 
@@ -143,12 +144,13 @@ def _config(
     shapes: Shapes,
     levels_of: Callable[[Shapes, int], _Levels],
     entry: str,
-    labels: str,
+    labels: tuple[str, ...],
 ) -> tuple[dict[str, Any], list[int]]:
     """All numbers but those of the output side, and the depths of its transformers."""
     channels, inputs = shapes[entry][:2]
     levels = levels_of(shapes, channels)
     context, linear = _first_transformer(shapes)
+    label = next((name for name in labels if name in shapes), None)
     config: dict[str, Any] = {
         "image_size": 32,
         "in_channels": inputs,
@@ -161,9 +163,9 @@ def _config(
         "use_spatial_transformer": True,
         "use_linear_in_transformer": linear,
         "legacy": False,
-        "adm_in_channels": shapes[labels][1] if labels in shapes else None,
+        "adm_in_channels": shapes[label][1] if label is not None else None,
     }
-    if labels in shapes:
+    if label is not None:
         config["num_classes"] = "sequential"
     return config, levels.depth_out
 
@@ -186,7 +188,7 @@ def unet_config(shapes: Shapes) -> dict[str, Any]:
     Raises:
         KeyError: Naming the first tensor that such a UNet has and this one has not.
     """
-    config, depths = _config(shapes, _original_levels, ENTRY, "label_emb.0.0.weight")
+    config, depths = _config(shapes, _original_levels, ENTRY, LABELS)
     return _with_output_side(config, depths, shapes["out.2.weight"][0])
 
 
@@ -198,7 +200,7 @@ def diffusers_unet_config(shapes: Shapes) -> dict[str, Any]:
 
 def input_side_config(shapes: Shapes) -> dict[str, Any]:
     """Read a network that is a UNet's input side and middle; otherwise as `unet_config`."""
-    return _config(shapes, _original_levels, ENTRY, "label_emb.0.0.weight")[0]
+    return _config(shapes, _original_levels, ENTRY, LABELS)[0]
 
 
 def diffusers_input_side_config(shapes: Shapes) -> dict[str, Any]:
