@@ -6,6 +6,7 @@ Imports no torch.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
 import os
 import shutil
@@ -29,6 +30,7 @@ INTERRUPTED = 130
 BAD_START = 2
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_KERNEL_PACKAGES = {"use_sage_attention": "sageattention", "use_flash_attention": "flash_attn"}
 # Below the output folder, what nodes save as models can be chosen as such.
 _SAVED_MODELS = {
     "checkpoints": "checkpoints",
@@ -145,6 +147,21 @@ def refuse(text: str, status: int = BAD_START) -> NoReturn:
     raise SystemExit(status)
 
 
+def refuse_missing_kernels(flags: Any) -> None:
+    """End the program if a flag asks for an attention kernel whose package is not installed.
+
+    Args:
+        flags: The parsed command line.
+
+    Raises:
+        SystemExit: If it does.
+    """
+    for name, package in _KERNEL_PACKAGES.items():
+        if getattr(flags, name) and importlib.util.find_spec(package) is None:
+            flag = f"--{name.replace('_', '-')}"
+            refuse(f"{flag} needs the package '{package}'. Install it, or leave the flag out.")
+
+
 def prepare(parser: Any, flags: Any) -> None:
     """Do all that comes before torch, but for the packs' own scripts.
 
@@ -153,12 +170,13 @@ def prepare(parser: Any, flags: Any) -> None:
         flags: What it made of it.
 
     Raises:
-        SystemExit: If a file of folders cannot be used.
+        SystemExit: If a file of folders cannot be used, or a flag cannot be honoured.
     """
     # Pages show what the terminal shows; a single workflow has no page.
     setup_logger(flags.verbose, flags.log_stdout, keep_writes=flags.run is None)
     for sentence in explanations(parser, flags, has_server=flags.run is None):
         logger.warning("%s", sentence)
+    refuse_missing_kernels(flags)
     set_environment(flags)
     try:
         set_folders(flags)

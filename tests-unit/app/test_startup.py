@@ -46,6 +46,28 @@ def test_flags_set_what_drivers_read(given: dict[str, Any], variables: dict[str,
     assert environ == variables
 
 
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("use_sage_attention", "sageattention"), ("use_flash_attention", "flash_attn")],
+)
+def test_a_kernel_that_is_not_installed_ends_the_start(
+    name: str,
+    package: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        startup.refuse_missing_kernels(flags(**{name: True}))
+    assert stop.value.code == startup.BAD_START
+    said = capsys.readouterr().err
+    assert f"--{name.replace('_', '-')}" in said
+    assert f"'{package}'" in said
+    (tmp_path / f"{package}.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    startup.refuse_missing_kernels(flags(**{name: True}))
+
+
 def test_other_settings_of_the_allocator_are_kept() -> None:
     environ = {"PYTORCH_CUDA_ALLOC_CONF": "backend:native,max_split_size_mb:64"}
     startup.set_environment(flags(cuda_malloc=True), environ)
