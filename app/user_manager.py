@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -102,7 +103,7 @@ class UserManager:
             The id.
 
         Raises:
-            ValueError: The name is empty, or one of those for parts of the program.
+            ValueError: The name is empty, taken, or one of those for parts of the program.
             OSError: The list of users could not be written.
         """
         shown = name.strip() if name else ""
@@ -114,6 +115,8 @@ class UserManager:
         if user.startswith(folder_paths.SYSTEM_USER_PREFIX):
             raise ValueError("System User prefix not allowed")
         with _adding:
+            if shown in self.users.values():
+                raise ValueError(f"There is a user named {json.dumps(shown)} already")
             write_json(self.get_users_file(), {**self.users, user: shown})
             self.users[user] = shown
         return user
@@ -136,13 +139,15 @@ class UserManager:
             name = (await read_body(request, dict)).get("username")
             if not isinstance(name, str):
                 raise bad_request('The body must name the new user as "username".')
-            if name.strip() in self.users.values():
-                raise bad_request(f"There is a user named {json.dumps(name.strip())} already.")
             try:
-                user = self.add_user(name)
+                user = await asyncio.to_thread(self._add_and_welcome, name)
             except ValueError as err:
                 raise bad_request(f"{err}.") from err
-            folder = folder_paths.get_public_user_directory(user)
-            if folder is not None:
-                new_user.welcome(folder)
             return web.json_response(user)
+
+    def _add_and_welcome(self, name: str) -> str:
+        user = self.add_user(name)
+        folder = folder_paths.get_public_user_directory(user)
+        if folder is not None:
+            new_user.welcome(folder)
+        return user

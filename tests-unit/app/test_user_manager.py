@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import folder_paths
-from app import user_manager
+from app import new_user, user_manager
 from app.user_manager import UserManager
 from support.served_routes import Served, serve_table
 
@@ -161,7 +163,36 @@ def test_no_user_is_made_of_a_bad_request(served: Served, body: object) -> None:
 
 def test_a_name_is_taken_once(served: Served) -> None:
     assert served.post("/users", {"username": "Ann"}).status == 200
-    assert served.post("/users", {"username": "Ann "}).status == 400
+    answer = served.post("/users", {"username": "Ann "})
+    assert answer.status == 400
+    assert answer.json()["error"] == 'There is a user named "Ann" already.'
+
+
+def test_of_requests_at_once_for_one_name_one_is_granted(served: Served) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(served.post, "/users", {"username": "Ann"}) for _ in range(8)]
+    statuses = sorted(one.result().status for one in asked)
+    assert statuses == [200] + [400] * 7
+    assert list(served.get("/users").json()["users"].values()) == ["Ann"]
+
+
+def test_others_are_answered_while_a_new_user_s_files_are_written(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, answered = threading.Event(), threading.Event()
+
+    def slow(folder: str) -> None:
+        begun.set()
+        answered.wait(10)
+
+    monkeypatch.setattr(new_user, "welcome", slow)
+    with ThreadPoolExecutor(1) as pool:
+        added = pool.submit(served.post, "/users", {"username": "Ann"})
+        assert begun.wait(10)
+        assert served.get("/users").status == 200
+        assert not added.done()
+        answered.set()
+        assert added.result().status == 200
 
 
 @pytest.mark.parametrize("user", ["nobody", "__system", ""])
