@@ -12,6 +12,8 @@ import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from comfy_execution.failures import full_type_name
+
 Error = dict[str, Any]
 
 InputConfig = tuple[Any, dict[str, Any]]
@@ -175,7 +177,7 @@ def exception_inside(err: Exception, name: str, config: InputConfig, link: list[
         input_name=name,
         input_config=list(config),
         exception_message=str(err),
-        exception_type=type_name(err),
+        exception_type=full_type_name(type(err)),
         traceback=traceback.format_tb(err.__traceback__),
         linked_node=link,
     )
@@ -187,19 +189,12 @@ def exception_outside(err: Exception) -> Error:
         "exception_during_validation",
         "The output node could not be checked.",
         str(err),
-        exception_type=type_name(err),
+        exception_type=full_type_name(type(err)),
         traceback=traceback.format_tb(err.__traceback__),
     )
 
 
 # -- words -----------------------------------------------------------------------------------------
-
-
-def type_name(err: Exception) -> str:
-    """Name of an exception's class, with its module unless it is built in."""
-    kind = type(err)
-    name = kind.__qualname__
-    return name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}"
 
 
 def nearest(word: Any, choices: Iterable[Any]) -> list[str]:

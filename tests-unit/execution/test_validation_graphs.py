@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from comfy_execution import validation_errors
 from support.prompts import check, node, node_class, only_error
 
 SOURCE = node_class({"value": ("INT", {"min": 0, "max": 100})}, returns=("INT", "STRING"))
@@ -25,6 +24,10 @@ def _picky(function: Any, **specs: Any) -> dict[str, Any]:
 
 def _raising(cls: Any, value: int) -> bool:
     raise RuntimeError("the disk is on fire")
+
+
+def _reading(cls: Any, value: int) -> bool:
+    return bool(json.loads("{"))
 
 
 def test_an_output_node_that_raises_is_told() -> None:
@@ -54,9 +57,10 @@ def test_a_node_below_an_output_that_raises_is_told_at_that_node() -> None:
 
 
 def test_types_of_foreign_exceptions_have_their_module() -> None:
-    assert validation_errors.type_name(json.JSONDecodeError("m", "d", 0)) == (
-        "json.decoder.JSONDecodeError"
-    )
+    source = node_class({"value": ("INT",)}, VALIDATE_INPUTS=classmethod(_reading))
+    prompt = {"1": node("Source", value=1), "2": node("Sink", value=["1", 0])}
+    told = only_error(prompt, {"Source": source, "Sink": SINK}, "1")
+    assert told["extra_info"]["exception_type"] == "json.decoder.JSONDecodeError"
 
 
 def test_a_link_to_nowhere_in_an_output_is_told_at_the_output() -> None:
