@@ -111,8 +111,10 @@ def _planned(func: torch._ops.OpOverload, args: Any, kwargs: Any) -> Any:
         return None
     try:
         likes = func(*_on_meta(args), **_on_meta(kwargs))
-    except (NotImplementedError, RuntimeError):
-        return None  # the shape depends on the values, or the operation fails: it will say so
+    except RuntimeError:
+        # The shape depends on the values, the result is wanted on another device, or the operation
+        # fails; then computing will say why.
+        return None
     flat, _ = tree_flatten(likes)
 
     def recipe(index: int) -> Parts:

@@ -42,7 +42,7 @@ def chosen_device(arguments: argparse.Namespace) -> torch.device | None:
         if device.type != "cpu":
             # Asks torch for the device's module; a kind that this build lacks has none.
             torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as err:
+    except (RuntimeError, AssertionError) as err:
         reason = str(err).partition("\n")[0]
         raise FlagConflict(
             f"--device={arguments.device} cannot be used: {reason}",
