@@ -20,7 +20,7 @@ _changing = threading.Lock()
 
 
 class HasUserPaths(Protocol):
-    """What the settings need of the user manager."""
+    """What settings and files of users need of the user manager; looked up at each request."""
 
     def get_request_user_filepath(
         self, request: Any, file: str | None, type: str = "userdata", create_dir: bool = True

@@ -8,12 +8,12 @@ import os
 import re
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
 from urllib import parse
 
 from aiohttp import web
 
 from app import userdata_listing
+from app.app_settings import HasUserPaths
 from app.json_files import write_whole
 
 # A browser asks each time whether a file is another one by now, and guesses no types.
@@ -22,15 +22,6 @@ _AS_KEPT = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
 _ACTIVE = re.compile(r"text/(html|xsl)|.*(xhtml|/xml|\+xml)")
 # Whether a file exists must still hold when it is written.
 _writing = threading.Lock()
-
-
-class HasUserPaths(Protocol):
-    """What these routes need of the user manager; looked up at each request."""
-
-    def get_request_user_filepath(
-        self, request: Any, file: str | None, type: str = "userdata", create_dir: bool = True
-    ) -> str | None:
-        """Path of a file of the user who asks."""
 
 
 def add_routes(routes: web.RouteTableDef, manager: HasUserPaths) -> None:
@@ -100,7 +91,8 @@ class _UserFiles:
             userdata_listing.files_in, folder, recurse=_is_on(request, "recurse")
         )
         if _is_on(request, "full_info"):
-            return web.json_response(userdata_listing.describe_all(folder, files))
+            told = await asyncio.to_thread(userdata_listing.describe_all, folder, files)
+            return web.json_response(told)
         names = [file.replace(os.sep, "/") for file in files]
         if _is_on(request, "split"):
             return web.json_response([[name, *name.split("/")] for name in names])
