@@ -121,12 +121,10 @@ def value_not_in_list(
     """A value is none of the input's choices; the nearest ones are named."""
     is_long = len(choices) > MANY_CHOICES
     listed = f"(list of length {len(choices)})" if is_long else str(list(choices))
-    near = nearest(received, choices)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     return _error(
         "value_not_in_list",
         "The value is none of the input's choices.",
-        f"{name}: {received!r} not in {listed}{hint}",
+        f"{name}: {received!r} not in {listed}{did_you_mean(received, choices)}",
         input_name=name,
         input_config=None if is_long else list(config),
         received_value=received,
@@ -216,6 +214,12 @@ def nearest(word: Any, choices: Iterable[Any]) -> list[str]:
     by_stem = {_stem(name): name for name in names}
     close = difflib.get_close_matches(_stem(word), by_stem, n=_SUGGESTIONS)
     return [by_stem[stem] for stem in close]
+
+
+def did_you_mean(word: Any, choices: Iterable[Any]) -> str:
+    """The end of a sentence that asks whether a near choice was meant; empty if there is none."""
+    near = nearest(word, choices)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def _base_name(name: str) -> str:

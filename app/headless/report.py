@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import folder_paths
 from app.headless.node_inputs import inputs_given
-from comfy_execution.validation_errors import nearest
+from comfy_execution.validation_errors import did_you_mean
 
 Prompt = Mapping[str, Mapping[str, Any]]
 
@@ -79,15 +79,9 @@ def _unknown_classes(prompt: Prompt, classes: Mapping[str, Any]) -> Iterator[str
         elif kind not in classes:
             yield (
                 f"Node {number} is a '{kind}', and there is no such node"
-                f"{did_you_mean(str(kind), classes)} Its pack may not be installed in custom_nodes, "
-                "or may have failed to load."
+                f"{did_you_mean(str(kind), classes) or '.'} Its pack may not be installed in "
+                "custom_nodes, or may have failed to load."
             )
-
-
-def did_you_mean(word: str, known: Iterable[Any]) -> str:
-    """The end of a sentence, with the known names that are near."""
-    near = nearest(word, known)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
 
 
 def _problem(
@@ -155,15 +149,15 @@ def _not_in_list(
 ) -> str:
     value = extra.get("received_value")
     choices = _choices(prompt[number], name, classes)
+    hint = did_you_mean(str(value), choices)
     folders = _folders_of(choices)
     if folders:
         places = " and ".join(folders)
-        return f"there is no file {short(value)} in {places}{did_you_mean(str(value), choices)}"
+        return f"there is no file {short(value)} in {places}{hint or '.'}"
     if not choices:
         return f"there is no {short(value)}, and nothing else to choose from."
     said = f"{short(value)} is none of its choices"
-    hint = did_you_mean(str(value), choices)
-    if hint != ".":
+    if hint:
         return said + hint
     rest = len(choices) - _SHOWN_CHOICES
     shown = ", ".join(short(choice) for choice in choices[:_SHOWN_CHOICES])

@@ -8,7 +8,7 @@ from typing import Any
 
 from app.headless.failures import UserError
 from app.headless.node_inputs import DYNAMIC_COMBO, Declared, inputs_given
-from comfy_execution.validation_errors import nearest
+from comfy_execution.validation_errors import did_you_mean
 
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
@@ -66,7 +66,8 @@ def _find(
     known = _names(prompt[node], classes)
     if known and name not in known:
         raise UserError(
-            f"node {_described(prompt, node)} has no input '{name}'{_nearest(name, known)}"
+            f"node {_described(prompt, node)} has no input '{name}'"
+            f"{did_you_mean(name, known) or '.'}"
         )
     return node, name
 
@@ -103,16 +104,8 @@ def _listed(prompt: Mapping[str, dict[str, Any]], numbers: Iterable[str]) -> str
 
 def _no_node(prompt: Mapping[str, dict[str, Any]], word: str) -> str:
     names = [*prompt, *filter(None, map(_title, prompt.values())), *map(_class, prompt.values())]
-    hint = _nearest(word, names)
-    if hint == ".":
-        hint = f"; there are {_listed(prompt, prompt)}."
+    hint = did_you_mean(word, dict.fromkeys(names)) or f"; there are {_listed(prompt, prompt)}."
     return f"the workflow has no node '{word}'{hint}"
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence: the names that may have been meant."""
-    near = nearest(word, dict.fromkeys(known))
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
 
 
 def _declared(node: Mapping[str, Any], classes: Mapping[str, Any]) -> Iterator[Declared]:
