@@ -11,7 +11,7 @@ from comfy.model_sampling import reshape_sigma
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from comfy_api.latest import io
 from comfy_extras.extension import Extension
-from comfy_extras.guidance.patching import Window, patch_schema
+from comfy_extras.guidance.patching import Window, patch_schema, percent_input
 from comfy_extras.guidance.step_cache import StepCache
 
 _log = logging.getLogger(__name__)
@@ -21,13 +21,10 @@ _OPTIONS_PLACE = 5
 
 
 def _schema(name: str) -> Any:
-    def percent(name: str, default: float) -> Any:
-        return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01)
-
     inputs = [
         io.Float.Input("reuse_threshold", default=0.2, min=0.0, max=3.0, step=0.01),
-        percent("start_percent", 0.15),
-        percent("end_percent", 0.95),
+        percent_input("start_percent", 0.15, step=0.01),
+        percent_input("end_percent", 0.95, step=0.01),
         io.Boolean.Input("verbose", default=False),
     ]
     return patch_schema(name, "advanced/debug/model", inputs, is_experimental=True)

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from comfy_extras import empty_latents
 from comfy_extras.classic.controlnets import ControlNetApplyAdvanced
 from comfy_extras.extension import Extension
+from comfy_extras.guidance.patching import percent_input
 from comfy_extras.guidance.skip_layers import SkipLayerGuidanceSD3
 from comfy_extras.prompt_tokens import pad_to_equal, text_input, tokens_of
 
@@ -72,10 +73,6 @@ class ControlNetApplySD3(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> Any:
         """See nodes."""
-
-        def percent(name: str, default: float) -> Any:
-            return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001)
-
         return io.Schema(
             node_id="ControlNetApplySD3",
             display_name="Apply Controlnet with VAE",
@@ -87,8 +84,8 @@ class ControlNetApplySD3(io.ComfyNode):
                 io.Vae.Input("vae"),
                 io.Image.Input("image"),
                 io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.01),
-                percent("start_percent", 0.0),
-                percent("end_percent", 1.0),
+                percent_input("start_percent", 0.0),
+                percent_input("end_percent", 1.0),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive"),

@@ -10,6 +10,7 @@ import torch
 import comfy.samplers
 from comfy.k_diffusion.sa_solver import get_tau_interval_func
 from comfy_api.latest import io
+from comfy_extras.guidance.patching import percent_input
 from comfy_extras.sampling.schedule_nodes import number_input
 
 _CATEGORY = "sampling/custom_sampling/samplers"
@@ -286,15 +287,11 @@ class SamplerSASolver(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> Any:
         """See nodes."""
-
-        def percent(name: str, default: float) -> Any:
-            return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001)
-
         inputs = [
             io.Model.Input("model"),
             _eta(most=10.0),
-            percent("sde_start_percent", 0.2),
-            percent("sde_end_percent", 0.8),
+            percent_input("sde_start_percent", 0.2),
+            percent_input("sde_end_percent", 0.8),
             _s_noise(),
             io.Int.Input("predictor_order", default=3, min=1, max=6),
             io.Int.Input("corrector_order", default=4, min=0, max=6),

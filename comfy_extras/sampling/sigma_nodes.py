@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from comfy_api.latest import io
-from comfy_extras.sampling.schedule_nodes import number_input
+from comfy_extras.sampling.schedule_nodes import denoise_input, number_input
 
 _CATEGORY = "sampling/custom_sampling/sigmas"
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
@@ -73,8 +73,7 @@ class SplitSigmasDenoise(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> Any:
         """See nodes."""
-        part = io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01)
-        return _halves("SplitSigmasDenoise", [part])
+        return _halves("SplitSigmasDenoise", [denoise_input()])
 
     @classmethod
     def execute(cls, sigmas: torch.Tensor, denoise: float) -> Any:
