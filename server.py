@@ -33,7 +33,7 @@ from api_server.routes import (
     websocket,
 )
 from api_server.routes.internal.internal_routes import InternalRoutes
-from api_server.sockets import Clients
+from api_server.sockets import CROWDED, Clients
 from api_server.utils import json_text
 from app import serving
 from app.custom_node_manager import CustomNodeManager
@@ -65,6 +65,7 @@ _CAN_BE_LOST = (
     "progress_state",
     "logs",
     BinaryEventTypes.PREVIEW_IMAGE,
+    BinaryEventTypes.UNENCODED_PREVIEW_IMAGE,
     BinaryEventTypes.PREVIEW_IMAGE_WITH_METADATA,
 )
 
@@ -279,10 +280,15 @@ class PromptServer:
             sid: Id of the page it is for; None for all.
         """
         try:
-            self.loop.call_soon_threadsafe(self.messages.put_nowait, (event, data, sid))
+            self.loop.call_soon_threadsafe(self._wait_for_turn, event, data, sid)
         except RuntimeError:
             # The program ends, and nobody listens any more.
             logger.debug("A message came after the server had stopped: %s", event)
+
+    def _wait_for_turn(self, event: Any, data: Any, sid: str | None) -> None:
+        # Pictures that wait here are large, and to make files of them takes longer than to send them.
+        if event not in _CAN_BE_LOST or self.messages.qsize() < CROWDED:
+            self.messages.put_nowait((event, data, sid))
 
     async def publish_loop(self) -> None:
         """Send what waits, in order, until cancelled."""

@@ -13,6 +13,7 @@ from aiohttp import web
 from PIL import Image
 
 import server as server_module
+from api_server.sockets import CROWDED
 from execution import PromptQueue
 from protocol import BinaryEventTypes
 from server import PromptServer
@@ -128,6 +129,26 @@ def test_messages_of_many_threads_arrive_in_the_order_of_each(idle: Served) -> N
     for thread in range(4):
         numbers = [number for sender, number in page.of("count") if sender == thread]
         assert numbers == list(range(50))
+
+
+def test_in_a_flood_what_the_next_message_says_again_is_lost_and_nothing_else(
+    idle: Served,
+) -> None:
+    page = idle.listen("page")
+    picture = ("JPEG", Image.new("RGB", (8, 8)), None)
+
+    async def flood() -> None:
+        for number in range(CROWDED):
+            idle.server.send_sync("progress", {"value": number})
+            idle.server.send_sync("executed", number)
+            idle.server.send_sync(BinaryEventTypes.UNENCODED_PREVIEW_IMAGE, picture)
+        idle.server.send_sync("end", {})
+
+    asyncio.run_coroutine_threadsafe(flood(), idle.server.loop).result(10)
+    page.wait_for("end")
+    assert page.of("executed") == list(range(CROWDED))
+    assert 0 < len(page.of("progress")) < CROWDED
+    assert 0 < len(page.of(BinaryEventTypes.PREVIEW_IMAGE)) < CROWDED
 
 
 def test_a_coroutine_can_be_sent_from_within_the_loop(tmp_path: Path) -> None:
