@@ -50,16 +50,17 @@ def get_input_info(
     for section in _SECTIONS:
         declared = types.get(section)
         if declared and input_name in declared:
-            return _read(declared[input_name], section)
+            kind, options = type_and_options(declared[input_name])
+            return kind, section, options
     return None, None, None
 
 
-def _read(declaration: Any, section: str) -> InputInfo:
-    """Hidden inputs are declared by their type alone, others by (type,) or (type, options)."""
+def type_and_options(declaration: Any) -> tuple[Any, dict[str, Any]]:
+    """Read a declaration: hidden inputs are a type alone, others (type,) or (type, options)."""
     if isinstance(declaration, str):
-        return declaration, section, {}
+        return declaration, {}
     options = declaration[1] if len(declaration) > 1 else {}
-    return declaration[0], section, options if isinstance(options, dict) else {}
+    return declaration[0], options if isinstance(options, dict) else {}
 
 
 def is_async_node(class_def: Any) -> bool:

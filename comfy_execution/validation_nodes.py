@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from comfy_execution import validation_errors as errors
 from comfy_execution import validation_values as values
 from comfy_execution.graph_utils import ExecutionBlocker, ListValue
-from comfy_execution.inputs import input_types_of, is_schema_class
+from comfy_execution.inputs import input_types_of, is_schema_class, type_and_options
 from comfy_execution.node_call import call_over_lists, get_input_data, wait_for_results
 from comfy_execution.schema_nodes import DynamicPaths
 from comfy_execution.validation_errors import Error, InputConfig
@@ -142,9 +142,7 @@ class NodeCheck:
             types = self._declared[self._class] = self._class.INPUT_TYPES()
         for section in ("required", "optional"):
             for name, spec in (types.get(section) or {}).items():
-                kind, options = (spec, {}) if isinstance(spec, str) else (*spec, {})[:2]
-                config = kind, options if isinstance(options, dict) else {}
-                yield name, section == "required", config
+                yield name, section == "required", type_and_options(spec)
 
     def _refuse(self, name: str, error: Error) -> None:
         self._unsound.add(name)

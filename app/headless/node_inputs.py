@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.headless.failures import UserError
+from comfy_execution.inputs import type_and_options
 
 _PLAIN = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
@@ -65,8 +66,7 @@ def declared(section: Mapping[str, Any], prefix: str = "") -> Iterator[Declared]
         prefix: Put before each name.
     """
     for name, given in section.items():
-        kind, *rest = (given,) if isinstance(given, str) else given
-        options = rest[0] if rest and isinstance(rest[0], Mapping) else {}
+        kind, options = type_and_options(given)
         if isinstance(kind, list | tuple):
             yield Declared(prefix + name, "COMBO", tuple(kind), options)
         else:
