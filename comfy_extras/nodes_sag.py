@@ -11,6 +11,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy_api.latest import io
 from comfy_extras.extension import Extension
 from comfy_extras.guidance.patching import denoised_again, patch_schema
+from comfy_extras.pictures import filters
 
 _BLUR_RADIUS = 4
 _UNCOND = 1
@@ -20,15 +21,7 @@ def blurred(x: torch.Tensor, sigma: float) -> torch.Tensor:
     """Blur [B, C, H, W] by a Gauss of this deviation, cut off at 4 pixels; edges are mirrored."""
     if sigma <= 0:
         return x
-    radius = min(_BLUR_RADIUS, *(side - 1 for side in x.shape[-2:]))
-    places = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
-    weights = (-0.5 * (places / sigma) ** 2).exp()
-    weights = weights / weights.sum()
-    channels = x.shape[1]
-    padded = functional.pad(x, (radius,) * 4, mode="reflect")
-    down = weights.reshape(1, 1, -1, 1).repeat(channels, 1, 1, 1)
-    rows = functional.conv2d(padded, down, groups=channels)
-    return functional.conv2d(rows, down.transpose(2, 3), groups=channels)
+    return filters.blurred(x, _BLUR_RADIUS, sigma / _BLUR_RADIUS)
 
 
 class SeenPlaces:

@@ -9,13 +9,13 @@ import math
 
 import torch
 
-from comfy_extras.pictures.filters import gaussian, mirrored_at_ends
+from comfy_extras.pictures.filters import blurred, separable
 
 _LUMA = (0.299, 0.587, 0.114)
 _SMOOTH = (1.0, 2.0, 1.0)
 _SLOPE = (-1.0, 0.0, 1.0)
 _RADIUS = 2
-# One pixel; the window's radius is the unit of `gaussian`.
+# One pixel; the window's radius is the unit of `blurred`.
 _SIGMA = 1.0 / _RADIUS
 _STEPS = ((0, 1), (1, 1), (1, 0), (1, -1))
 
@@ -34,26 +34,15 @@ def canny(image: torch.Tensor, low: float, high: float) -> torch.Tensor:
     """
     luma = torch.tensor(_LUMA, dtype=torch.float32)
     grey = (image[..., :3].float() @ luma.to(image.device))[:, None]
-    weights = gaussian(_RADIUS, _SIGMA).to(grey)
-    smooth = _separable(grey, weights, weights)
-    slope, ridge = _slope(smooth)
+    slope, ridge = _slope(blurred(grey, _RADIUS, _SIGMA))
     return _followed(ridge & (slope > low), ridge & (slope > high))[:, 0].float()
-
-
-def _separable(planes: torch.Tensor, down: torch.Tensor, across: torch.Tensor) -> torch.Tensor:
-    """Correlate columns and rows with weights of odd counts, mirrored at the edges."""
-    for axis, weights in ((-2, down), (-1, across)):
-        index = mirrored_at_ends(planes.shape[axis], weights.shape[0] // 2).to(planes.device)
-        kernel = weights[None, None, :, None] if axis == -2 else weights[None, None, None, :]
-        planes = torch.nn.functional.conv2d(planes.index_select(axis, index), kernel)
-    return planes
 
 
 def _slope(planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Length of Sobel's gradient, and where it is a ridge: no lower than before and behind it."""
     smooth, difference = torch.tensor(_SMOOTH).to(planes), torch.tensor(_SLOPE).to(planes)
-    across = _separable(planes, smooth, difference)
-    down = _separable(planes, difference, smooth)
+    across = separable(planes, smooth, difference)
+    down = separable(planes, difference, smooth)
     slope = torch.hypot(across, down)
     eighth = torch.round(torch.atan2(down, across) / (math.pi / 4)).long() % 4
     ridge = torch.zeros_like(slope, dtype=torch.bool)

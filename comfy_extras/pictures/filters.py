@@ -32,14 +32,19 @@ def mirrored_at_ends(length: int, reach: int) -> torch.Tensor:
     return torch.minimum(phase, period - phase)
 
 
-def blurred(planes: torch.Tensor, radius: int, sigma: float) -> torch.Tensor:
-    """Mean with Gaussian weights, rows and columns one after the other, mirrored at the edges."""
-    weights = gaussian(radius, sigma).to(planes)
+def separable(planes: torch.Tensor, down: torch.Tensor, across: torch.Tensor) -> torch.Tensor:
+    """Correlate columns and rows with weights of odd counts, mirrored at the edges."""
     single = planes.reshape(-1, 1, *planes.shape[-2:])
-    for axis, kernel in ((-1, weights[None, None, None, :]), (-2, weights[None, None, :, None])):
-        index = mirrored_at_ends(single.shape[axis], radius).to(planes.device)
+    for axis, kernel in ((-2, down[None, None, :, None]), (-1, across[None, None, None, :])):
+        index = mirrored_at_ends(single.shape[axis], kernel.numel() // 2).to(planes.device)
         single = torch.nn.functional.conv2d(single.index_select(axis, index), kernel)
     return single.reshape(planes.shape)
+
+
+def blurred(planes: torch.Tensor, radius: int, sigma: float) -> torch.Tensor:
+    """Mean with Gaussian weights, columns and rows one after the other, mirrored at the edges."""
+    weights = gaussian(radius, sigma).to(planes)
+    return separable(planes, weights, weights)
 
 
 def sharpened(planes: torch.Tensor, radius: int, sigma: float, amount: float) -> torch.Tensor:
