@@ -13,25 +13,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-if sys.platform == "win32":
+from comfy.loading.file_locks import UNFINISHED_MARK, lock
 
-    def _lock(handle: int) -> bool:
-        """There are no such locks."""
-        return False
-
-else:
-    import fcntl
-
-    def _lock(handle: int) -> bool:
-        """Lock an open file if nobody else has; a file system without locks has none to give."""
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
-
-
-_MARK = ".unfinished"
 # A file's name may have 255 bytes; what is put around it, and characters of four bytes, need room.
 _KEPT = 40
 # Between the making of a file and its lock; and where there are no locks, between write and write.
@@ -41,7 +24,7 @@ _STALE_S = 3600.0
 
 def is_unfinished(name: str) -> bool:
     """Whether a file's name is that of a write which has not ended."""
-    return name.startswith(".") and _MARK in name
+    return name.startswith(".") and UNFINISHED_MARK in name
 
 
 @contextlib.contextmanager
@@ -59,13 +42,13 @@ def beside(path: str, suffix: str = "") -> Iterator[str]:
         OSError: It cannot be made.
     """
     folder, name = os.path.split(path)
-    handle, made = tempfile.mkstemp(suffix, f".{name[:_KEPT]}{_MARK}-", folder)
+    handle, made = tempfile.mkstemp(suffix, f".{name[:_KEPT]}{UNFINISHED_MARK}-", folder)
     try:
         if sys.platform == "win32":
             # It could not be moved while it is open.
             os.close(handle)
         else:
-            _lock(handle)
+            lock(handle)
         yield made
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -88,7 +71,7 @@ def _remove_if_abandoned(path: str) -> None:
         return
     handle = os.open(path, os.O_RDWR)
     try:
-        is_free = _lock(handle) or age > _STALE_S
+        is_free = lock(handle) or age > _STALE_S
     finally:
         os.close(handle)
     if is_free:

@@ -54,7 +54,7 @@ LOADING_UNITS = _list("""
     encodings strict_json header_table header pickle_machine pickle_names pickle_zip pickles
     shards contents
     homes writes file_tensor deferred sources devices staging rings decision_table plan windows destinations
-    transfer placing journal mover registry strategies saving survey loader default grafted __init__ testing
+    transfer placing journal mover registry strategies file_locks saving survey loader default grafted __init__ testing
     commands __main__
 """)
 

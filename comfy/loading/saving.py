@@ -12,7 +12,6 @@ import json
 import math
 import os
 import secrets
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -21,12 +20,10 @@ import torch
 from comfy.loading.deferred import DeferredTensor
 from comfy.loading.encodings import ENCODINGS, Encoding
 from comfy.loading.errors import CannotBeSaved, WeightSaveFailed
+from comfy.loading.file_locks import UNFINISHED_MARK, lock
 from comfy.loading.file_tensor import FileTensor
 from comfy.loading.header import MAX_HEADER_BYTES
 from comfy.loading.reader import Progress
-
-if sys.platform != "win32":
-    import fcntl
 
 PIECE_BYTES = 16 * 1024 * 1024
 _ALIGNMENT = 8
@@ -207,9 +204,8 @@ class _Replacement:
         self.target = os.path.realpath(path)
         folder, name = os.path.split(self.target)
         self._folder = folder
-        # Programs that start remove what bears this mark and is not locked.
-        mark = f"unfinished-{secrets.token_hex(8)}"
-        self._temporary = os.path.join(folder, f".{name[:32]}.{mark}.saving")
+        mark = f"{UNFINISHED_MARK}-{secrets.token_hex(8)}"
+        self._temporary = os.path.join(folder, f".{name[:32]}{mark}.saving")
         self._fd: int | None = None
 
     def open(self) -> None:
@@ -217,10 +213,7 @@ class _Replacement:
             if os.path.isdir(self.target):
                 raise IsADirectoryError(21, "it is a folder")
             self._fd = os.open(self._temporary, _CREATE_FLAGS, 0o666)
-        if sys.platform != "win32":
-            # Some file systems have no locks.
-            with contextlib.suppress(OSError):
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(self._fd)
 
     def write(self, data: memoryview | bytes) -> None:
         assert self._fd is not None
