@@ -67,9 +67,7 @@ def whole_path(path: Path) -> Iterator[Path]:
     with unfinished.beside(str(path), path.suffix) as name:
         yield Path(name)
         # mkstemp allows nobody else to read; a picture gets what the user's mask gives.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
+        os.chmod(name, unfinished.new_file_mode())
         os.replace(name, path)
 
 

@@ -57,6 +57,14 @@ def beside(path: str, suffix: str = "") -> Iterator[str]:
             os.close(handle)
 
 
+def new_file_mode() -> int:
+    """The rights that a new file gets."""
+    # The only way to read the mask is to set it; a thread in between would get 0o077, no more.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
 def remove_abandoned(folder: str) -> None:
     """Remove what killed processes left in a folder and below it; what cannot be removed stays."""
     for root, _, names in os.walk(folder):
