@@ -183,9 +183,8 @@ class CacheKeySetInputSignature(CacheKeySet):
     async def _parts(self, node_id: str) -> tuple[Any, ...]:
         """What a signature is made of."""
         class_type = self.dynprompt.get_node(node_id)["class_type"]
-        node_class = self.dynprompt.classes.get(class_type)
         types = self.dynprompt.input_types(node_id)
-        own_id = node_id if _needs_id(node_class, types) else None
+        own_id = node_id if _needs_id(self.dynprompt.known_class_of(node_id), types) else None
         changed = to_hashable(await self.is_changed.get(node_id))
         inputs = sorted(self._inputs(node_id).items())
         return (class_type, own_id, changed, *(self._input(name, one) for name, one in inputs))

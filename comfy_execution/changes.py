@@ -43,7 +43,7 @@ class IsChanged:
 
     async def _ask(self, node_id: str) -> Any:
         node = self.dynprompt.get_node(node_id)
-        node_class = self.dynprompt.classes.get(node["class_type"])
+        node_class = self.dynprompt.known_class_of(node_id)
         name = _function_of(node_class)
         if name is None:
             return False

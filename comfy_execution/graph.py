@@ -104,7 +104,7 @@ class TopologicalSort:
         if not links or include_lazy:
             return list(links.values())
         types = self.dynprompt.input_types(node_id)
-        node_class = self.dynprompt.classes.get(self.dynprompt.get_node(node_id)["class_type"])
+        node_class = self.dynprompt.known_class_of(node_id)
         return [
             link
             for name, link in links.items()
@@ -236,7 +236,7 @@ class ExecutionList(TopologicalSort):
     def _enter(self, node_id: str) -> None:
         super()._enter(node_id)
         self._order[node_id] = len(self._order)
-        node_class = self.dynprompt.classes.get(self.dynprompt.get_node(node_id)["class_type"])
+        node_class = self.dynprompt.known_class_of(node_id)
         self._leads[node_id] = getattr(node_class, "OUTPUT_NODE", False) is True or (
             node_class is not None and is_async_node(node_class)
         )

@@ -96,31 +96,39 @@ class DynamicPrompt:
         """What the user sent."""
         return self.original_prompt
 
+    def known_class_of(self, node_id: str) -> Any:
+        """The class of a node; None if it is not installed, or classes are not known.
+
+        Raises:
+            NodeNotFoundError: There is no such node.
+        """
+        return self.classes.get(self.get_node(node_id)["class_type"])
+
     def class_of(self, node_id: str) -> Any:
         """The class of a node.
 
         Raises:
             NodeNotFoundError: There is no such node, or its class is not installed.
         """
-        class_type = self.get_node(node_id)["class_type"]
-        if class_type not in self.classes:
+        node_class = self.known_class_of(node_id)
+        if node_class is None:
+            class_type = self.get_node(node_id)["class_type"]
             raise NodeNotFoundError(
                 f"The node {node_id!r} is of the class {class_type!r}, which is not installed. "
                 "Install the pack that brings it."
             )
-        return self.classes[class_type]
+        return node_class
 
     def input_types(self, node_id: str) -> Mapping[str, Any]:
         """Sections of a node's declared inputs; empty where classes are not known.
 
         A classic class is asked once per prompt: its declarations decide here only what is lazy.
         """
-        node = self.get_node(node_id)
-        node_class = self.classes.get(node["class_type"])
+        node_class = self.known_class_of(node_id)
         if node_class is None:
             return {}
         if is_schema_class(node_class):
-            return input_types_of(node_class, node.get("inputs") or {})[0]
+            return input_types_of(node_class, self.get_node(node_id).get("inputs") or {})[0]
         if node_class not in self._types_of_class:
             self._types_of_class[node_class] = node_class.INPUT_TYPES()
         types: Mapping[str, Any] = self._types_of_class[node_class]
