@@ -7,6 +7,7 @@ import torch
 import comfy.utils
 from comfy_api.latest import io
 from comfy_extras.extension import Extension
+from comfy_extras.masks.shapes import as_batch
 from comfy_extras.pictures import porter_duff
 from comfy_extras.pictures.geometry import scaled
 from node_helpers import image_alpha_fix
@@ -113,14 +114,11 @@ class JoinImageWithAlpha(io.ComfyNode):
     @classmethod
     def execute(cls, image: torch.Tensor, alpha: torch.Tensor) -> io.NodeOutput:
         """Four channels; `alpha` is 1 where the picture becomes transparent. Batches repeat."""
-        planes = alpha.reshape(-1, 1, *alpha.shape[-2:]).to(image)
-        sizes = image.shape[1:3]
-        if planes.shape[-2:] != sizes:
-            planes = torch.nn.functional.interpolate(planes, size=sizes, mode="bilinear")
-        count = max(image.shape[0], planes.shape[0])
+        masks = as_batch(alpha).to(image)
+        count = max(image.shape[0], masks.shape[0])
         colours = comfy.utils.repeat_to_batch_size(image[..., :3], count)
-        opacity = 1.0 - comfy.utils.repeat_to_batch_size(planes, count).movedim(1, -1)
-        return io.NodeOutput(torch.cat((colours, opacity), dim=-1))
+        covered = comfy.utils.reshape_mask(masks, (count, 1, *image.shape[1:3]))
+        return io.NodeOutput(torch.cat((colours, 1.0 - covered.movedim(1, -1)), dim=-1))
 
     join_image_with_alpha = execute
 

@@ -46,11 +46,8 @@ def rows_of(latents: Iterable[Latent]) -> Iterator[Row]:
 def _masks(mask: torch.Tensor | None, samples: torch.Tensor) -> Sequence[torch.Tensor | None]:
     if mask is None:
         return [None] * samples.shape[0]
-    sizes = [side * _PIXELS for side in samples.shape[-2:]]
-    planes = mask.reshape(-1, 1, *mask.shape[-2:]).float()
-    if list(planes.shape[-2:]) != sizes:
-        planes = torch.nn.functional.interpolate(planes, size=sizes, mode="bilinear")
-    return comfy.utils.repeat_to_batch_size(planes, samples.shape[0]).split(1)
+    sizes = (side * _PIXELS for side in samples.shape[-2:])
+    return comfy.utils.reshape_mask(mask.float(), (samples.shape[0], 1, *sizes)).split(1)
 
 
 def rebatched(latents: Iterable[Latent], size: int) -> list[Latent]:

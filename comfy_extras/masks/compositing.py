@@ -57,9 +57,6 @@ def overlap(start: int, length: int, room: int) -> tuple[slice, slice]:
 
 def _fitted(mask: torch.Tensor, laid: torch.Tensor) -> torch.Tensor:
     """The mask at the size and batch of what is laid, with one channel."""
-    sizes = laid.shape[-2:]
-    planes = mask.to(laid).reshape(-1, 1, *mask.shape[-2:])
-    if planes.shape[-2:] != sizes:
-        planes = torch.nn.functional.interpolate(planes, size=sizes, mode="bilinear")
-    planes = comfy.utils.repeat_to_batch_size(planes, laid.shape[0])
-    return planes.reshape(laid.shape[0], *[1] * (laid.ndim - 3), *sizes)
+    count, sizes = laid.shape[0], laid.shape[-2:]
+    planes = comfy.utils.reshape_mask(mask.to(laid), (count, 1, *sizes))
+    return planes.reshape(count, *[1] * (laid.ndim - 3), *sizes)
