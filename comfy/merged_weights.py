@@ -18,6 +18,7 @@ from comfy.loading import DeferredTensor, FileTensor, default_loader, source_of
 from comfy.loading.sources import is_mapped
 from comfy.patcher_weights import as_it_is, get_key_weight, narrow, wide_copy
 from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
+from comfy.weight_patches import unpacked
 
 PART_BYTES = 16 * 1024 * 1024
 _WIDE_BYTES = 4  # patches are added up in float32
@@ -156,7 +157,7 @@ def _is_by_element(patch: Patch, shape: torch.Size) -> bool:
         return is_like and all(_is_by_element(one, shape) for one in inner)
     if isinstance(value, WeightAdapterBase):
         return False
-    kind, contents = ("diff", value) if len(value) == 1 else (value[0], value[1])
+    kind, contents = unpacked(value)
     if kind not in ("diff", "set") or len(contents) != 1:
         return False
     return contents[0] is None or contents[0].shape == shape
@@ -168,10 +169,9 @@ def _rows_of(patch: Patch, rows: slice) -> Patch:
     if isinstance(value, list):
         (weight, widen), *inner = value
         value = [(weight[rows], widen), *(_rows_of(one, rows) for one in inner)]
-    elif len(value) == 1:
-        value = (None if value[0] is None else value[0][rows],)
-    elif value[1][0] is not None:
-        value = (value[0], (value[1][0][rows],))
+    else:
+        kind, (tensor,) = unpacked(value)
+        value = (kind, (None if tensor is None else tensor[rows],))
     return (strength, value, *more)
 
 
@@ -188,4 +188,4 @@ def _may_grow(value: Any) -> bool:
     """Whether a patch may give a weight another shape."""
     if isinstance(value, WeightAdapterBase):
         return isinstance(value, LoRAAdapter) and value.weights[5] is not None
-    return isinstance(value, tuple) and len(value) == 2 and len(value[1]) > 1
+    return isinstance(value, tuple) and len(unpacked(value)[1]) > 1

@@ -77,7 +77,7 @@ def fits(value: Any, weight: torch.Tensor, key: str) -> bool:
     problem = _misfit(value, weight)
     if problem is None:
         return True
-    parts = value.weights if isinstance(value, WeightAdapterBase) else _unpacked(value)[1]
+    parts = value.weights if isinstance(value, WeightAdapterBase) else unpacked(value)[1]
     _log.warning(
         "%s: a patch%s does not fit: it has %s, the weight has shape %s; this patch is left out",
         key,
@@ -88,7 +88,7 @@ def fits(value: Any, weight: torch.Tensor, key: str) -> bool:
     return False
 
 
-def _unpacked(value: Any) -> tuple[str, Sequence[Any]]:
+def unpacked(value: Any) -> tuple[str, Sequence[Any]]:
     """Kind and contents of a patch that is a tuple."""
     return ("diff", value) if len(value) == 1 else (value[0], value[1])
 
@@ -96,7 +96,7 @@ def _unpacked(value: Any) -> tuple[str, Sequence[Any]]:
 def _misfit(value: Any, weight: torch.Tensor) -> str | None:
     if isinstance(value, WeightAdapterBase):
         return value.misfit(weight)
-    kind, contents = _unpacked(value)
+    kind, contents = unpacked(value)
     if kind not in _KINDS:
         return f"the unknown kind {kind!r}"
     if kind == "diff" and contents[0] is None:
@@ -127,7 +127,7 @@ def apply(value: Any, weight: torch.Tensor, terms: Terms) -> torch.Tensor:
             terms.dtype,
             terms.original_weights,
         )
-    kind, contents = _unpacked(value)
+    kind, contents = unpacked(value)
     return _KINDS[kind](weight, contents[0], terms)
 
 
