@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-
-BAD_PICTURE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-)
-"""What PIL raises for files that are no pictures, or damaged ones."""
 
 _QUALITY = 90
 
@@ -40,7 +29,8 @@ def rendering(preview: str | None, channel: str | None) -> Callable[[str], Rende
         channel: "rgb", "a", or anything else for all.
 
     Returns:
-        A function of the file's path that raises one of `BAD_PICTURE`; None to give the file itself.
+        A function of the file's path that raises one of
+        `app.picture_faults.BAD_PICTURE`; None to give the file itself.
     """
     if preview is not None:
         kind, quality = _format_of(preview, channel or "")
@@ -96,7 +86,7 @@ def with_alpha_of(original: str, mask: str, target: str) -> None:
         target: Path of the result; its extension tells the format.
 
     Raises:
-        OSError, ValueError and others of `BAD_PICTURE`: A file is no picture, the two differ in
+        OSError, ValueError and others of `app.picture_faults.BAD_PICTURE`: A file is no picture, the two differ in
             size, or the format has no alpha.
     """
     extension = os.path.splitext(target)[1].lower()

@@ -16,6 +16,7 @@ from PIL import Image
 
 import folder_paths
 from app.model_metadata import read_metadata
+from app.picture_faults import BAD_PICTURE
 from comfy import file_listing
 from utils.safe_paths import below
 
@@ -114,7 +115,7 @@ class ModelFileManager:
         try:
             with Image.open(previews[0]) as picture:
                 picture.save(buffer, format="WEBP")
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as err:
+        except BAD_PICTURE as err:
             logger.warning("The preview of %s cannot be shown: %s", path, err)
             return None
         return buffer.getvalue()

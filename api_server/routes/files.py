@@ -16,9 +16,10 @@ from aiohttp import web
 
 import folder_paths
 from api_server import uploads
-from api_server.pictures import BAD_PICTURE, Rendered, rendering, with_alpha_of
+from api_server.pictures import Rendered, rendering, with_alpha_of
 from api_server.utils.json_text import BadBody, answer
 from api_server.utils.safe_paths import inside
+from app.picture_faults import BAD_PICTURE
 
 _UNKNOWN = "application/octet-stream"
 # A browser that opens one of these would run what a node, or a stranger's workflow, wrote.

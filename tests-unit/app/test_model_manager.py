@@ -15,6 +15,7 @@ from PIL import Image
 
 import folder_paths
 from app.model_manager import ModelFileManager
+from app.picture_faults import BAD_PICTURE
 from support.served_routes import TRAVERSALS, Served, plant_ways_out, serve_table
 
 
@@ -104,6 +105,18 @@ def test_linked_models_are_listed_and_broken_links_are_not(served: Served, top: 
 
 def test_an_unknown_kind_is_not_found(served: Served) -> None:
     assert served.get("/experiment/models/unet").status == 404
+
+
+@pytest.mark.parametrize("fault", BAD_PICTURE)
+def test_a_damaged_picture_is_none_whatever_it_does_to_its_reader(
+    served: Served, top: Path, monkeypatch: pytest.MonkeyPatch, fault: type[Exception]
+) -> None:
+    def fail(source: object) -> None:
+        raise fault("damaged")
+
+    _model(top / "a.safetensors", _picture(RED))
+    monkeypatch.setattr(Image, "open", fail)
+    assert served.get("/experiment/models/preview/loras/0/a.safetensors").status == 404
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.preview.png", "a.JPG", "a.preview.webp"])
