@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import comfy.model_management
 from comfy_execution.graph_utils import ExecutionBlocker, is_link
@@ -205,25 +205,23 @@ def _started(call: Callable[[dict[str, Any]], Any], arguments: dict[str, Any]) -
 
 async def _settled(results: list[Any]) -> list[Any]:
     """Let tasks run once: those that never wait are done then, and their results take their place."""
-    if not any(isinstance(result, asyncio.Future) for result in results):
+    if not any(map(is_pending, results)):
         return results
     await asyncio.sleep(0)
     return [
-        result.result() if isinstance(result, asyncio.Future) and result.done() else result
-        for result in results
+        result.result() if is_pending(result) and result.done() else result for result in results
     ]
 
 
-def is_pending(result: Any) -> bool:
-    """Whether a call has not ended yet."""
+def is_pending(result: Any) -> TypeGuard[asyncio.Future[Any]]:
+    """Whether a call's result is still its task."""
     return isinstance(result, asyncio.Future)
 
 
 def cancel_tasks(results: list[Any]) -> None:
     """End the calls that still run."""
-    for result in results:
-        if isinstance(result, asyncio.Future):
-            result.cancel()
+    for result in filter(is_pending, results):
+        result.cancel()
 
 
 async def wait_for_results(results: list[Any]) -> list[Any]:
@@ -239,7 +237,7 @@ async def wait_for_results(results: list[Any]) -> list[Any]:
         if not all(task.done() for task in tasks):
             cancel_tasks(tasks)
             await asyncio.wait(tasks)
-    failed = [task.exception() for task in tasks if not task.cancelled() and task.exception()]
+    failed = [err for task in tasks if not task.cancelled() and (err := task.exception())]
     if failed:
         raise failed[0]
     return [result.result() if is_pending(result) else result for result in results]
