@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-import comfy.utils
 import node_helpers
 from comfy.model_sampling import flux_time_shift
 from comfy_api.latest import io
 from comfy_extras import empty_latents
 from comfy_extras.extension import Extension
+from comfy_extras.pictures.geometry import scaled
 from comfy_extras.prompt_tokens import text_input, tokens_of
 from node_helpers import MAX_RESOLUTION
 
@@ -122,10 +122,7 @@ class FluxKontextImageScale(io.ComfyNode):
         """Resize [B, H, W, C] to the size of `KONTEXT_SIZES` nearest in aspect, centre kept."""
         aspect = image.shape[2] / image.shape[1]
         width, height = min(KONTEXT_SIZES, key=lambda size: abs(size[0] / size[1] - aspect))
-        resized = comfy.utils.common_upscale(
-            image.movedim(-1, 1), width, height, "lanczos", "center"
-        )
-        return io.NodeOutput(resized.movedim(1, -1))
+        return io.NodeOutput(scaled(image, width, height, "lanczos", "center"))
 
     scale = execute
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-import comfy.utils
+from comfy_extras.pictures.geometry import scaled
 
 COLOURS = {
     "white": (1.0, 1.0, 1.0),
@@ -64,8 +64,7 @@ def _to_edge(image: torch.Tensor, edge: int, axis: int) -> torch.Tensor:
     rows, columns = (edge, length) if axis == _COLUMNS else (length, edge)
     if image.shape[1:3] == (rows, columns):
         return image
-    planes = image.movedim(-1, 1)
-    return comfy.utils.common_upscale(planes, columns, rows, "lanczos", "disabled").movedim(1, -1)
+    return scaled(image, columns, rows, "lanczos")
 
 
 def _prolonged(image: torch.Tensor, count: int) -> torch.Tensor:
