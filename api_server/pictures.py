@@ -29,8 +29,8 @@ def rendering(preview: str | None, channel: str | None) -> Callable[[str], Rende
         channel: "rgb", "a", or anything else for all.
 
     Returns:
-        A function of the file's path that raises one of
-        `app.picture_faults.BAD_PICTURE`; None to give the file itself.
+        A function of the file's path that raises one of `app.picture_faults.BAD_PICTURE`; None to
+            give the file itself.
     """
     if preview is not None:
         kind, quality = _format_of(preview, channel or "")
@@ -86,8 +86,8 @@ def with_alpha_of(original: str, mask: str, target: str) -> None:
         target: Path of the result; its extension tells the format.
 
     Raises:
-        OSError, ValueError and others of `app.picture_faults.BAD_PICTURE`: A file is no picture, the two differ in
-            size, or the format has no alpha.
+        OSError, ValueError and others of `app.picture_faults.BAD_PICTURE`: A file is no picture,
+            the two differ in size, or the format has no alpha.
     """
     extension = os.path.splitext(target)[1].lower()
     kind = Image.registered_extensions().get(extension)

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 from aiohttp import web
@@ -18,16 +18,13 @@ from aiohttp import web
 from app.frontend_download import FrontEndProvider as FrontEndProvider
 from app.frontend_download import Release as Release
 from app.frontend_download import unpack_release
-from app.package_versions import required_versions
+from app.package_versions import PAGE, TEMPLATES, installed_version, required_versions
 from app.web_files import add_web_files
 from comfy.cli_args import DEFAULT_VERSION_STRING
 from utils.install_util import get_missing_requirements_message, requirements_path
 from utils.safe_paths import inside
 
 logger = logging.getLogger(__name__)
-
-PAGE_PACKAGE = "comfyui-frontend-package"
-TEMPLATES_PACKAGE = "comfyui-workflow-templates"
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _NUMBERED = re.compile(r"\d+\.\d+\.\d+")
@@ -56,23 +53,14 @@ def _pinned(package: str) -> str | None:
     return None
 
 
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except Exception as err:  # noqa: BLE001 - damaged metadata raise all kinds; it is told
-        if not isinstance(err, PackageNotFoundError):
-            logger.warning("The version of %s cannot be told: %r", package, err)
-        return None
-
-
 def get_installed_frontend_version() -> str | None:
     """The version of the page that is installed; None if there is none."""
-    return _installed(PAGE_PACKAGE)
+    return installed_version(PAGE, version)
 
 
 def get_required_frontend_version() -> str | None:
     """The version of the page that this program was tested with."""
-    return _pinned(PAGE_PACKAGE)
+    return _pinned(PAGE)
 
 
 def check_frontend_version() -> None:
@@ -128,12 +116,12 @@ class FrontendManager:
     @classmethod
     def get_installed_templates_version(cls) -> str | None:
         """The version of the templates that are installed; None if there are none."""
-        return _installed(TEMPLATES_PACKAGE)
+        return installed_version(TEMPLATES, version)
 
     @classmethod
     def get_required_templates_version(cls) -> str | None:
         """The version of the templates that is asked for; None if none is."""
-        return _pinned(TEMPLATES_PACKAGE)
+        return _pinned(TEMPLATES)
 
     @classmethod
     def default_frontend_path(cls) -> str:
@@ -144,7 +132,7 @@ class FrontendManager:
         logger.error(
             "The page is missing: the package %s is not installed. Programs can use the server "
             "meanwhile. %s",
-            PAGE_PACKAGE,
+            PAGE,
             get_missing_requirements_message(),
         )
         return os.path.join(_ROOT, "app", "no_frontend")

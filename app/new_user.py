@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
 
 import folder_paths
 from app.app_settings import settings_path
 from app.json_files import write_json, write_whole
+from app.package_versions import PAGE, installed_version
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,6 @@ OPEN_AT_START = "OneCopy.Welcome.OpenAtStart"
 """Setting: name of the workflow that opens in a browser which has none of its own."""
 
 FIRST = "text_to_image"
-FRONTEND_PACKAGE = "comfyui-frontend-package"
 
 
 def welcome_default() -> None:
@@ -55,9 +54,8 @@ def _first_settings() -> dict[str, object]:
         "Comfy.TutorialCompleted": True,
         OPEN_AT_START: FIRST,
     }
-    try:
+    version = installed_version(PAGE)
+    if version is not None:
         # A page that takes its user for an old one chooses older defaults.
-        settings["Comfy.InstalledVersion"] = importlib.metadata.version(FRONTEND_PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
-        logger.debug("%s is not installed; the page tells its own version.", FRONTEND_PACKAGE)
+        settings["Comfy.InstalledVersion"] = version
     return settings

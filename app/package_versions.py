@@ -6,6 +6,7 @@ import importlib.metadata
 import logging
 import os
 import re
+from collections.abc import Callable
 
 from utils.install_util import requirements_path
 
@@ -13,15 +14,29 @@ logger = logging.getLogger(__name__)
 
 _PINNED = re.compile(r"^\s*([A-Za-z0-9._-]+)\s*==\s*([^\s;#]+)")
 
-SHOWN = ("comfyui-frontend-package", "comfyui-workflow-templates", "comfyui-embedded-docs")
+PAGE = "comfyui-frontend-package"
+TEMPLATES = "comfyui-workflow-templates"
+DOCS = "comfyui-embedded-docs"
+
+SHOWN = (PAGE, TEMPLATES, DOCS)
 """The packages that the page has an opinion on."""
 
 
-def installed_version(package: str) -> str | None:
-    """The version that is installed; None if it is not."""
+def installed_version(
+    package: str, version: Callable[[str], str] = importlib.metadata.version
+) -> str | None:
+    """The version that is installed; None if it is not, or if its metadata are damaged.
+
+    Args:
+        package: Its name.
+        version: What to ask.
+    """
     try:
-        return importlib.metadata.version(package)
+        return version(package)
     except importlib.metadata.PackageNotFoundError:
+        return None
+    except Exception as err:  # noqa: BLE001 - damaged metadata raise all kinds; it is told
+        logger.warning("The version of %s cannot be told: %r", package, err)
         return None
 
 

@@ -18,7 +18,6 @@ from app.loading_facts import file_facts, strategy_facts
 from app.memory_pools import memory_pools
 from comfyui_version import __version__
 
-_FRONTEND, _TEMPLATES = "comfyui-frontend-package", "comfyui-workflow-templates"
 _EMBEDDED_FOLDER = "python_embeded"
 """How the portable package for Windows spells the folder of its Python."""
 
@@ -58,9 +57,11 @@ def _system() -> dict[str, Any]:
         "ram_total": comfy.model_management.get_total_memory(cpu),
         "ram_free": comfy.model_management.get_free_memory(cpu),
         "comfyui_version": __version__,
-        "required_frontend_version": required.get(_FRONTEND),
-        "installed_templates_version": package_versions.installed_version(_TEMPLATES),
-        "required_templates_version": required.get(_TEMPLATES),
+        "required_frontend_version": required.get(package_versions.PAGE),
+        "installed_templates_version": package_versions.installed_version(
+            package_versions.TEMPLATES
+        ),
+        "required_templates_version": required.get(package_versions.TEMPLATES),
         "python_version": sys.version,
         "pytorch_version": str(torch.version.__version__),
         "embedded_python": os.path.basename(os.path.dirname(sys.executable)) == _EMBEDDED_FOLDER,

@@ -31,7 +31,7 @@ def test_a_new_user_finds_the_examples_and_settings_to_begin_with(tmp_path: Path
 def test_without_the_page_s_package_its_version_is_left_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(new_user, "FRONTEND_PACKAGE", "no-such-package-anywhere")
+    monkeypatch.setattr(new_user, "PAGE", "no-such-package-anywhere")
     new_user.welcome(str(tmp_path))
     settings = json.loads((tmp_path / "comfy.settings.json").read_text())
     assert "Comfy.InstalledVersion" not in settings
