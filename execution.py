@@ -41,7 +41,7 @@ from comfy_execution.server_side import ExecutorServer
 
 logger = logging.getLogger(__name__)
 
-SENSITIVE_EXTRA_DATA_KEYS = ("auth_token_comfy_org", "api_key_comfy_org")
+SENSITIVE_EXTRA_DATA_KEYS = tuple(node_call.SECRETS.values())
 """Never shown in queues, histories and logs."""
 
 # The event loop is asyncio's; a synchronous way to call nodes is not offered.

@@ -15,10 +15,11 @@ from comfy_execution.utils import CurrentNodeContext
 ABSENT = (None,)
 """The argument list of an input whose value is not there (yet)."""
 
-_SECRETS = {
+SECRETS = {
     "AUTH_TOKEN_COMFY_ORG": "auth_token_comfy_org",
     "API_KEY_COMFY_ORG": "api_key_comfy_org",
 }
+"""Keys of a prompt's extra data that nobody but the nodes may see, by type of hidden input."""
 
 Arguments = dict[str, Any]
 """By name the list of values that calls get, one element each."""
@@ -96,8 +97,8 @@ def _hidden_values(
             found.append((name, kind, extra_data.get("extra_pnginfo")))
         elif kind == "UNIQUE_ID":
             found.append((name, kind, unique_id))
-        elif isinstance(kind, str) and kind in _SECRETS:
-            found.append((name, kind, extra_data.get(_SECRETS[kind])))
+        elif isinstance(kind, str) and kind in SECRETS:
+            found.append((name, kind, extra_data.get(SECRETS[kind])))
     return found
 
 
