@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-import comfy.utils
+from comfy_extras.pictures.geometry import scaled
 from node_helpers import MAX_RESOLUTION, image_alpha_fix
 
 _METHODS = ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]
@@ -14,12 +14,6 @@ _METHODS = ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]
 
 def _size(**settings: Any) -> tuple[str, dict[str, Any]]:
     return "INT", {"default": 512, "min": 0, "max": MAX_RESOLUTION, "step": 1, **settings}
-
-
-def _scaled(image: torch.Tensor, width: int, height: int, method: str, crop: str) -> torch.Tensor:
-    """common_upscale for pictures, whose channels come last."""
-    planes = image.movedim(-1, 1)
-    return comfy.utils.common_upscale(planes, width, height, method, crop).movedim(1, -1)
 
 
 class ImageScale:
@@ -51,7 +45,7 @@ class ImageScale:
         rows, columns = image.shape[1:3]
         width = width or max(1, round(columns * height / rows))
         height = height or max(1, round(rows * width / columns))
-        return (_scaled(image, width, height, upscale_method, crop),)
+        return (scaled(image, width, height, upscale_method, crop),)
 
 
 class ImageScaleBy:
@@ -79,7 +73,7 @@ class ImageScaleBy:
         """Scale both sizes."""
         rows, columns = image.shape[1:3]
         width, height = round(columns * scale_by), round(rows * scale_by)
-        return (_scaled(image, width, height, upscale_method, "disabled"),)
+        return (scaled(image, width, height, upscale_method, "disabled"),)
 
 
 class ImageInvert:
@@ -117,7 +111,7 @@ class ImageBatch:
         image1, image2 = image_alpha_fix(image1, image2)
         if image1.shape[1:] != image2.shape[1:]:
             rows, columns = image1.shape[1:3]
-            image2 = _scaled(image2, columns, rows, "bilinear", "center")
+            image2 = scaled(image2, columns, rows, "bilinear", "center")
         return (torch.cat((image1, image2)),)
 
 
