@@ -123,11 +123,14 @@ def prompt_worker(q: execution.PromptQueue, server_instance: server.PromptServer
     worker.prompt_worker(q, server_instance)
 
 
-def _sweep(folder: str) -> None:
-    """Remove what killed runs left half written; beside the start, as a folder may be large."""
-    threading.Thread(
-        target=unfinished.remove_abandoned, args=(folder,), daemon=True, name="sweep"
-    ).start()
+def _sweep(*folders: str) -> None:
+    """Remove what killed runs left half written; beside the start, as folders may be large."""
+
+    def sweep() -> None:
+        for folder in folders:
+            unfinished.remove_abandoned(folder)
+
+    threading.Thread(target=sweep, daemon=True, name="sweep").start()
 
 
 Serve = Callable[[], Coroutine[Any, Any, None]]
@@ -155,7 +158,7 @@ def start_comfyui(
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
     cleanup_temp()
-    _sweep(folder_paths.get_output_directory())
+    _sweep(folder_paths.get_output_directory(), folder_paths.get_input_directory())
     prompt_server = server.PromptServer(loop)
     loop.run_until_complete(load_extra_nodes())
     prompt_server.add_routes()

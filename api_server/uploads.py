@@ -22,6 +22,7 @@ import node_helpers
 from api_server.utils.json_text import BadBody
 from api_server.utils.safe_paths import inside
 from app.json_files import mode_for
+from comfy import unfinished
 
 _PIECE_BYTES = 1 << 20
 
@@ -210,10 +211,7 @@ def _move(received: str, path: str) -> None:
     except OSError as err:
         if err.errno != errno.EXDEV:
             raise
-        beside = f"{path}.{os.path.basename(received)}"
-        try:
-            shutil.copyfile(received, beside)
-            os.replace(beside, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(beside)
+        with unfinished.beside(path) as made:
+            shutil.copyfile(received, made)
+            shutil.copymode(received, made)
+            os.replace(made, path)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import folder_paths
 from api_server.routes import files
+from comfy.unfinished import is_unfinished
 from support.served_routes import TRAVERSALS, Answer, Served, plant_ways_out, serve_table
 
 LIMIT = 300_000
@@ -118,6 +121,48 @@ def test_uploads_at_the_same_time_get_different_names(served: Served, top: Path)
     names = {answer.json()["name"] for answer in answers}
     assert names == set(os.listdir(top / "input"))
     assert len(names) == 24
+
+
+@pytest.fixture
+def disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each folder is on a disk of its own."""
+    replace = os.replace
+
+    def within_a_disk(source: str, target: str) -> None:
+        if os.path.dirname(source) != os.path.dirname(target):
+            raise OSError(errno.EXDEV, "another disk")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", within_a_disk)
+
+
+def test_an_upload_comes_whole_from_another_disk(served: Served, top: Path, disks: None) -> None:
+    place = top / "input" / "a.png"
+    place.write_bytes(b"old")
+    place.chmod(0o640)
+    assert upload(served, "a.png", b"new", overwrite="true").json()["name"] == "a.png"
+    assert (place.read_bytes(), place.stat().st_mode & 0o777) == (b"new", 0o640)
+    assert os.listdir(top / "input") == ["a.png"]
+    assert os.listdir(top / "temp") == []
+
+
+def test_what_breaks_off_between_disks_leaves_what_was_there(
+    served: Served, top: Path, disks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+
+    def fill_the_disk(source: str, target: str) -> None:
+        Path(target).write_bytes(b"ha")
+        written.append(os.path.basename(target))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", fill_the_disk)
+    (top / "input" / "a.png").write_bytes(b"old")
+    assert upload(served, "a.png", b"new", overwrite="true").status == 400
+    assert (top / "input" / "a.png").read_bytes() == b"old"
+    assert os.listdir(top / "input") == ["a.png"]
+    # Killed at that moment, it would be swept at the next start.
+    assert [is_unfinished(name) for name in written] == [True]
 
 
 def test_a_folder_of_that_name_is_not_replaced(served: Served, top: Path) -> None:
