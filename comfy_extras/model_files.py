@@ -13,8 +13,8 @@ import comfy.sd
 import comfy.utils
 import folder_paths
 from comfy import checkpoints, model_base, model_sampling
+from comfy.image_saving import graph_metadata
 from comfy.latent_formats import SDXL_Playground_2_5
-from comfy_extras.classic.graph_metadata import graph_metadata
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from comfy import checkpoints
-from comfy_extras.classic.graph_metadata import graph_metadata
+from comfy.image_saving import graph_metadata
 from comfy_extras.model_files import (
     output_file,
     save_checkpoint,

@@ -10,7 +10,7 @@ import torch
 
 import comfy.utils
 import folder_paths
-from comfy_extras.classic.graph_metadata import graph_metadata
+from comfy.image_saving import graph_metadata
 from comfy_extras.classic.input_files import check_exists, content_hash, input_names, path_of
 
 Latent = dict[str, Any]
