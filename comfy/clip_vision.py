@@ -255,16 +255,14 @@ class ClipVisionModel:
         return found
 
 
-def _transformers_names(sd: MutableMapping[str, torch.Tensor], prefix: str) -> Any:
+def _take_transformers_names(state: dict[str, torch.Tensor]) -> None:
     """Rename open_clip's tensors; fused matrices are cut into views."""
-    state = {key[len(prefix) :]: tensor for key, tensor in sd.items() if key.startswith(prefix)}
     layers = count_blocks(state, "transformer.resblocks.{}.")
     comfy.utils.state_dict_key_replace(state, _OPEN_CLIP_NAMES)
     comfy.utils.transformers_convert(state, "", "vision_model.", layers)
     projection = state.pop("proj", None)
     if projection is not None:
         state["visual_projection.weight"] = projection.t()
-    return state
 
 
 def load_clipvision_from_sd(
@@ -280,10 +278,9 @@ def load_clipvision_from_sd(
     Returns:
         None if it is no picture encoder of CLIP's.
     """
+    state = comfy.utils.state_dict_prefix_replace(dict(sd), {prefix: ""}, filter_keys=True)
     if convert_keys:
-        state = _transformers_names(sd, prefix)
-    else:
-        state = {key[len(prefix) :]: one for key, one in sd.items() if key.startswith(prefix)}
+        _take_transformers_names(state)
     config = vision_config(state)
     if config is None:
         return None

@@ -70,7 +70,7 @@ def recognise(sd: Mapping[str, torch.Tensor]) -> ControlFile | None:
             raise UnsupportedFamily(f"not supported yet: {name} (found '{mark}')")
     prefix = _PREFIX if _PREFIX + _MARK in sd else ""
     if prefix + _MARK in sd:
-        found = {key[len(prefix) :]: sd[key] for key in sd if key.startswith(prefix)}
+        found = comfy.utils.state_dict_prefix_replace(dict(sd), {prefix: ""}, filter_keys=True)
         is_difference = _DIFFERENCE in sd
         found.pop(_DIFFERENCE, None)
         config = unet_detection.input_side_config(shapes_under(found, ""))
