@@ -232,7 +232,8 @@ class Mover:
         for want in wants:
             path = want.source.file.path
             sizes[path] = sizes.get(path, 0) + want.source.nbytes
-        return self.journal.working(sizes, self.gauge(device), watched=watched)
+        gauge = self.gauge(device) if watched else None
+        return self.journal.working(sizes, gauge, watched=watched)
 
     def policy_of(self, file: WeightFile) -> ReadPolicy:
         """How a file is read: as the plan of its load said."""
