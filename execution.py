@@ -18,7 +18,7 @@ import comfy.model_management
 import latent_preview
 import nodes
 from comfy.loading.errors import forget_frames
-from comfy_execution import node_call, node_run, validation
+from comfy_execution import node_run, validation
 from comfy_execution.cache_sets import DEFAULT_CACHE_ARGS
 from comfy_execution.cache_sets import CacheSet as CacheSet
 from comfy_execution.cache_sets import CacheType as CacheType
@@ -27,7 +27,9 @@ from comfy_execution.failures import NODE_FAILURES, describe_failure, ends_promp
 from comfy_execution.failures import full_type_name as full_type_name
 from comfy_execution.graph import DependencyCycleError, DynamicPrompt, ExecutionList
 from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder
-from comfy_execution.node_call import is_pending
+from comfy_execution.node_call import SECRETS, cancel_tasks, is_pending
+from comfy_execution.node_call import call_over_lists as _async_map_node_over_list
+from comfy_execution.node_call import get_input_data as get_input_data
 from comfy_execution.node_run import CacheEntry as CacheEntry
 from comfy_execution.node_run import Calls, PromptState
 from comfy_execution.node_run import ExecutionResult as ExecutionResult
@@ -41,7 +43,7 @@ from comfy_execution.server_side import ExecutorServer
 
 logger = logging.getLogger(__name__)
 
-SENSITIVE_EXTRA_DATA_KEYS = tuple(node_call.SECRETS.values())
+SENSITIVE_EXTRA_DATA_KEYS = tuple(SECRETS.values())
 """Never shown in queues, histories and logs."""
 
 # The event loop is asyncio's; a synchronous way to call nodes is not offered.
@@ -49,45 +51,6 @@ map_node_over_list = None
 
 
 # -- nodes -----------------------------------------------------------------------------------------
-
-
-def get_input_data(
-    inputs: Mapping[str, Any],
-    class_def: Any,
-    unique_id: str,
-    execution_list: Any = None,
-    dynprompt: Any = None,
-    extra_data: Mapping[str, Any] = {},
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Collect the arguments of a node; see `comfy_execution.node_call.get_input_data`."""
-    return node_call.get_input_data(
-        inputs, class_def, unique_id, execution_list, dynprompt, extra_data
-    )
-
-
-async def _async_map_node_over_list(
-    prompt_id: str,
-    unique_id: str,
-    obj: Any,
-    input_data_all: dict[str, Any],
-    func: str,
-    allow_interrupt: bool = False,
-    execution_block_cb: Callable[[ExecutionBlocker], Any] | None = None,
-    pre_execute_cb: Callable[[int], None] | None = None,
-    v3_data: Mapping[str, Any] | None = None,
-) -> list[Any]:
-    """Call a node's function over its lists; see `comfy_execution.node_call.call_over_lists`."""
-    return await node_call.call_over_lists(
-        prompt_id,
-        unique_id,
-        obj,
-        input_data_all,
-        func,
-        allow_interrupt,
-        execution_block_cb,
-        pre_execute_cb,
-        v3_data,
-    )
 
 
 async def get_output_data(
@@ -380,7 +343,7 @@ class PromptExecutor:
 async def _end_tasks(state: PromptState) -> None:
     """Cancel the calls that still run after a failure, and let them clean up."""
     for results in state.pending_async_nodes.values():
-        node_call.cancel_tasks(results)
+        cancel_tasks(results)
         tasks = [result for result in results if is_pending(result)]
         await asyncio.gather(*tasks, return_exceptions=True)
 
