@@ -142,15 +142,13 @@ def text_encoder_files(clip: Any) -> dict[str, dict[str, torch.Tensor]]:
         By the encoder's name, such as "clip_l"; what belongs to none of them has the name "".
     """
     weights = checkpoints.weights_of_text_encoders(clip)
-    inner = ".transformer."
-    names = {
-        key.partition(".")[0] for key in weights if key.partition(".")[2].startswith(inner[1:])
-    }
+    inner = "transformer."
+    parts = {key: key.partition(".")[::2] for key in weights}
+    names = {name for name, rest in parts.values() if rest.startswith(inner)}
     files: dict[str, dict[str, torch.Tensor]] = {}
-    for key, tensor in weights.items():
-        name, _, rest = key.partition(".")
+    for key, (name, rest) in parts.items():
         if name in names:
-            files.setdefault(name, {})[rest.removeprefix(inner[1:])] = tensor
+            files.setdefault(name, {})[rest.removeprefix(inner)] = weights[key]
         else:
-            files.setdefault("", {})[key] = tensor
+            files.setdefault("", {})[key] = weights[key]
     return files
