@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -22,13 +23,8 @@ def rebatched_images(batches: list[torch.Tensor], size: int) -> list[torch.Tenso
         batches: (batch, height, width, channels).
         size: Of each new batch; the last one before a change of shape may be smaller.
     """
-    runs: list[list[torch.Tensor]] = []
-    for batch in batches:
-        if runs and runs[-1][0].shape[1:] == batch.shape[1:]:
-            runs[-1].append(batch)
-        else:
-            runs.append([batch])
-    return [part for run in runs for part in torch.cat(run).split(size)]
+    runs = itertools.groupby(batches, key=lambda batch: batch.shape[1:])
+    return [part for _, run in runs for part in torch.cat(list(run)).split(size)]
 
 
 class LatentRebatch:
