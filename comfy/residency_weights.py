@@ -82,7 +82,8 @@ class Weight:
         current = self.current
         if isinstance(current, FileTensor) and current.is_in_file:
             return False
-        if current is self.source and current.dtype != self.dtype:
+        # A patched weight has the dtype that its patcher gave it.
+        if not self.applied and current.dtype != self.dtype:
             return False
         return current.device == device
 

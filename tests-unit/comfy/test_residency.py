@@ -216,6 +216,19 @@ def test_weights_get_the_dtype_that_was_asked_for_on_their_way(
     assert torch.equal(run(network), checkpoint.expected(**changed))
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_weights_that_are_on_their_device_already_get_the_dtype_too(
+    checkpoint: Checkpoint, strategy: str
+) -> None:
+    network = checkpoint.network(strategy, operations=comfy.ops.manual_cast)
+    residency_of(network).weight_dtype = torch.bfloat16
+    patcher = checkpoint.patcher(network)
+    patcher.patch_model(CPU)
+    _assert_values(network, {key: value.bfloat16() for key, value in checkpoint.values.items()})
+    patcher.detach()
+    _assert_values(network, checkpoint.values)
+
+
 def test_a_copied_model_has_weights_of_its_own(
     simgpu: SimulatedDevice, checkpoint: Checkpoint
 ) -> None:
