@@ -13,6 +13,7 @@ from comfy.k_diffusion.run import Noise, Run
 from comfy.k_diffusion.sampling import default_noise_sampler
 from comfy_api.latest import io
 from comfy_extras.extension import Extension
+from comfy_extras.sampling.sampler_nodes import schema
 
 _METHODS = ["bislerp", "nearest-exact", "bilinear", "area", "bicubic"]
 
@@ -64,16 +65,12 @@ class SamplerLCMUpscale(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> Any:
         """See nodes."""
-        return io.Schema(
-            node_id="SamplerLCMUpscale",
-            category="sampling/custom_sampling/samplers",
-            inputs=[
-                io.Float.Input("scale_ratio", default=1.0, min=0.1, max=20.0, step=0.01),
-                io.Int.Input("scale_steps", default=-1, min=-1, max=1000, step=1),
-                io.Combo.Input("upscale_method", options=_METHODS),
-            ],
-            outputs=[io.Sampler.Output()],
-        )
+        inputs = [
+            io.Float.Input("scale_ratio", default=1.0, min=0.1, max=20.0, step=0.01),
+            io.Int.Input("scale_steps", default=-1, min=-1, max=1000, step=1),
+            io.Combo.Input("upscale_method", options=_METHODS),
+        ]
+        return schema("SamplerLCMUpscale", inputs)
 
     @classmethod
     def execute(cls, scale_ratio: float, scale_steps: int, upscale_method: str) -> Any:

@@ -13,6 +13,7 @@ from comfy_extras import empty_latents
 from comfy_extras.extension import Extension
 from comfy_extras.pictures.geometry import scaled
 from comfy_extras.prompt_tokens import text_input, tokens_of
+from comfy_extras.sampling.schedule_nodes import schema, steps_input
 from node_helpers import MAX_RESOLUTION
 
 _CATEGORY = "advanced/conditioning/flux"
@@ -191,16 +192,11 @@ class Flux2Scheduler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> Any:
         """See nodes."""
-        return io.Schema(
-            node_id="Flux2Scheduler",
-            category="sampling/custom_sampling/schedulers",
-            inputs=[
-                io.Int.Input("steps", default=20, min=1, max=4096),
-                io.Int.Input("width", default=1024, min=16, max=MAX_RESOLUTION, step=1),
-                io.Int.Input("height", default=1024, min=16, max=MAX_RESOLUTION, step=1),
-            ],
-            outputs=[io.Sigmas.Output()],
-        )
+        sides = [
+            io.Int.Input(name, default=1024, min=16, max=MAX_RESOLUTION, step=1)
+            for name in ("width", "height")
+        ]
+        return schema("Flux2Scheduler", [steps_input(most=4096), *sides])
 
     @classmethod
     def execute(cls, steps: int, width: int, height: int) -> Any:

@@ -28,7 +28,8 @@ def _noise_device() -> Any:
     return io.Combo.Input("noise_device", options=["gpu", "cpu"])
 
 
-def _schema(name: str, inputs: list[Any], display_name: str | None = None) -> Any:
+def schema(name: str, inputs: list[Any], display_name: str | None = None) -> Any:
+    """The schema of a node that makes a sampler."""
     return io.Schema(
         node_id=name,
         display_name=display_name,
@@ -51,7 +52,7 @@ class KSamplerSelect(io.ComfyNode):
     def define_schema(cls) -> Any:
         """See nodes."""
         names = comfy.samplers.SAMPLER_NAMES
-        return _schema("KSamplerSelect", [io.Combo.Input("sampler_name", options=names)])
+        return schema("KSamplerSelect", [io.Combo.Input("sampler_name", options=names)])
 
     @classmethod
     def execute(cls, sampler_name: str) -> Any:
@@ -87,7 +88,7 @@ class SamplerEulerAncestral(_Ancestral):
     @classmethod
     def define_schema(cls) -> Any:
         """See nodes."""
-        return _schema("SamplerEulerAncestral", [_eta(), _s_noise()])
+        return schema("SamplerEulerAncestral", [_eta(), _s_noise()])
 
 
 class SamplerEulerAncestralCFGPP(_Ancestral):
@@ -99,7 +100,7 @@ class SamplerEulerAncestralCFGPP(_Ancestral):
     def define_schema(cls) -> Any:
         """See nodes."""
         inputs = [_eta(most=1.0), _s_noise(10.0)]
-        return _schema("SamplerEulerAncestralCFGPP", inputs, "SamplerEulerAncestralCFG++")
+        return schema("SamplerEulerAncestralCFGPP", inputs, "SamplerEulerAncestralCFG++")
 
 
 class SamplerLMS(io.ComfyNode):
@@ -108,7 +109,7 @@ class SamplerLMS(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> Any:
         """See nodes."""
-        return _schema("SamplerLMS", [io.Int.Input("order", default=4, min=1, max=100)])
+        return schema("SamplerLMS", [io.Int.Input("order", default=4, min=1, max=100)])
 
     @classmethod
     def execute(cls, order: int) -> Any:
@@ -124,7 +125,7 @@ class SamplerDPMPP_3M_SDE(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> Any:
         """See nodes."""
-        return _schema("SamplerDPMPP_3M_SDE", [_eta(), _s_noise(), _noise_device()])
+        return schema("SamplerDPMPP_3M_SDE", [_eta(), _s_noise(), _noise_device()])
 
     @classmethod
     def execute(cls, eta: float, s_noise: float, noise_device: str) -> Any:
@@ -142,7 +143,7 @@ class SamplerDPMPP_2M_SDE(io.ComfyNode):
     def define_schema(cls) -> Any:
         """See nodes."""
         solver = io.Combo.Input("solver_type", options=["midpoint", "heun"])
-        return _schema("SamplerDPMPP_2M_SDE", [solver, _eta(), _s_noise(), _noise_device()])
+        return schema("SamplerDPMPP_2M_SDE", [solver, _eta(), _s_noise(), _noise_device()])
 
     @classmethod
     def execute(cls, solver_type: str, eta: float, s_noise: float, noise_device: str) -> Any:
@@ -160,7 +161,7 @@ class SamplerDPMPP_SDE(io.ComfyNode):
     def define_schema(cls) -> Any:
         """See nodes."""
         inputs = [_eta(), _s_noise(), number_input("r", 0.5, 100.0), _noise_device()]
-        return _schema("SamplerDPMPP_SDE", inputs)
+        return schema("SamplerDPMPP_SDE", inputs)
 
     @classmethod
     def execute(cls, eta: float, s_noise: float, r: float, noise_device: str) -> Any:
@@ -179,7 +180,7 @@ class SamplerDPMPP_2S_Ancestral(_Ancestral):
     @classmethod
     def define_schema(cls) -> Any:
         """See nodes."""
-        return _schema("SamplerDPMPP_2S_Ancestral", [_eta(), _s_noise()])
+        return schema("SamplerDPMPP_2S_Ancestral", [_eta(), _s_noise()])
 
 
 class SamplerDPMAdaptative(io.ComfyNode):
@@ -201,7 +202,7 @@ class SamplerDPMAdaptative(io.ComfyNode):
         }
         numbers = [number_input(name, default, 100.0) for name, default in defaults.items()]
         order = io.Int.Input("order", default=3, min=2, max=3)
-        return _schema("SamplerDPMAdaptative", [order, *numbers])
+        return schema("SamplerDPMAdaptative", [order, *numbers])
 
     @classmethod
     def execute(
@@ -260,7 +261,7 @@ class SamplerER_SDE(io.ComfyNode):
             _eta(),
             _s_noise(),
         ]
-        return _schema("SamplerER_SDE", inputs)
+        return schema("SamplerER_SDE", inputs)
 
     @classmethod
     def execute(cls, solver_type: str, max_stage: int, eta: float, s_noise: float) -> Any:
@@ -298,7 +299,7 @@ class SamplerSASolver(io.ComfyNode):
             io.Boolean.Input("use_pece"),
             io.Boolean.Input("simple_order_2"),
         ]
-        return _schema("SamplerSASolver", inputs)
+        return schema("SamplerSASolver", inputs)
 
     @classmethod
     def execute(
@@ -342,7 +343,7 @@ class SamplerSEEDS2(io.ComfyNode):
             _s_noise(),
             number_input("r", 0.5, 1.0, least=0.01),
         ]
-        return _schema("SamplerSEEDS2", inputs)
+        return schema("SamplerSEEDS2", inputs)
 
     @classmethod
     def execute(cls, solver_type: str, eta: float, s_noise: float, r: float) -> Any:

@@ -19,9 +19,9 @@ _HIGHEST_SIGMA = 14.614642
 _LOWEST_SIGMA = 0.0291675
 
 
-def steps_input(default: int = 20, least: int = 1, most: int = _MOST_STEPS) -> Any:
+def steps_input(default: int = 20, most: int = _MOST_STEPS) -> Any:
     """The input for a number of steps."""
-    return io.Int.Input("steps", default=default, min=least, max=most)
+    return io.Int.Input("steps", default=default, min=1, max=most)
 
 
 def denoise_input() -> Any:
