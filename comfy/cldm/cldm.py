@@ -21,6 +21,7 @@ from comfy.cldm.union import Union
 from comfy.ldm.modules.diffusionmodules.openaimodel import (
     TimestepEmbedSequential,
     forward_timestep_embed,
+    input_side,
     levels_of,
 )
 from comfy.ldm.modules.diffusionmodules.time_embedding import TimeEmbedding
@@ -30,19 +31,19 @@ HINT_WIDTHS = (16, 32, 96, 256)
 """Channels on the way from the hint picture to the first block, each at half the size before."""
 
 
-def _hint_layers(
-    hint_channels: int, widths: Sequence[int], channels: int, operations: Any, place: dict[str, Any]
-) -> list[nn.Module]:
+def _hint_layers(hint_channels: int, widths: Sequence[int], blocks: UNetBlocks) -> list[nn.Module]:
     """Pairs of 3x3 convolutions, the second of which halves and widens; the last only widens."""
 
     def conv(before: int, after: int, stride: int = 1) -> nn.Module:
-        made: nn.Module = operations.Conv2d(before, after, 3, stride=stride, padding=1, **place)
+        made: nn.Module = blocks.operations.Conv2d(
+            before, after, 3, stride=stride, padding=1, **blocks.place
+        )
         return made
 
     layers: list[nn.Module] = [conv(hint_channels, widths[0]), nn.SiLU()]
     for before, after in itertools.pairwise(widths):
         layers += [conv(before, before), nn.SiLU(), conv(before, after, stride=2), nn.SiLU()]
-    return [*layers, conv(widths[-1], channels)]
+    return [*layers, conv(widths[-1], blocks.model_channels)]
 
 
 class ControlNet(TimeEmbedding):
@@ -105,7 +106,6 @@ class ControlNet(TimeEmbedding):
         self.in_channels = in_channels
         self.hint_channels = hint_channels
         self.dtype = dtype
-        place = {"dtype": dtype, "device": device}
         no_output_side = [0] * (sum(counts) + len(counts))
         transformer = {"context_dim": context_dim, "use_linear": use_linear_in_transformer}
         blocks = UNetBlocks(
@@ -117,22 +117,17 @@ class ControlNet(TimeEmbedding):
             (num_heads, num_head_channels),
             {**transformer, "attn_precision": attn_precision},
             dropout,
-            {**place, "operations": operations},
+            {"dtype": dtype, "device": device, "operations": operations},
         )
-        self.build_embedders(model_channels, num_classes, adm_in_channels, operations, place)
+        self.build_embedders(blocks, num_classes, adm_in_channels)
         self.input_hint_block = TimestepEmbedSequential(
-            *_hint_layers(hint_channels, hint_widths, model_channels, operations, place)
+            *_hint_layers(hint_channels, hint_widths, blocks)
         )
-        self._build(blocks, union, operations, place)
+        self._build(blocks, union)
 
-    def _build(
-        self,
-        blocks: UNetBlocks,
-        union: Mapping[str, int] | None,
-        operations: Any,
-        place: dict[str, Any],
-    ) -> None:
+    def _build(self, blocks: UNetBlocks, union: Mapping[str, int] | None) -> None:
         """Make the layers, in the order of the forward pass: weights are fetched ahead in it."""
+        operations, place = blocks.operations, blocks.place
 
         def zero_conv(channels: int) -> TimestepEmbedSequential:
             return TimestepEmbedSequential(operations.Conv2d(channels, channels, 1, **place))
@@ -141,12 +136,9 @@ class ControlNet(TimeEmbedding):
         if union is not None:
             width = blocks.model_channels
             self.union = Union(**union, channels=width, operations=operations, place=place)
-        inputs, widths = blocks.input_side()
-        self.input_blocks = nn.ModuleList(TimestepEmbedSequential(*layers) for layers in inputs)
-        middle = blocks.middle()
-        self.middle_block = TimestepEmbedSequential(*middle) if middle else None
+        self.input_blocks, self.middle_block, widths = input_side(blocks)
         self.zero_convs = nn.ModuleList(zero_conv(width) for width in widths)
-        self.middle_block_out = zero_conv(widths[-1]) if middle else None
+        self.middle_block_out = None if self.middle_block is None else zero_conv(widths[-1])
 
     def forward(
         self,

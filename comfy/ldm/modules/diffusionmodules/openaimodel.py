@@ -121,6 +121,20 @@ def levels_of(num_res_blocks: int | Sequence[int], levels: int) -> list[int]:
     return list(num_res_blocks)
 
 
+def input_side(
+    blocks: UNetBlocks,
+) -> tuple[nn.ModuleList, TimestepEmbedSequential | None, list[int]]:
+    """Make the way down and the block at the bottom, if there is one.
+
+    Returns:
+        These, and the channels that each block on the way down yields.
+    """
+    inputs, yielded = blocks.input_side()
+    middle = blocks.middle()
+    way_down = nn.ModuleList(TimestepEmbedSequential(*layers) for layers in inputs)
+    return way_down, TimestepEmbedSequential(*middle) if middle else None, yielded
+
+
 class UNetModel(TimeEmbedding):
     """Predicts the noise (or v) of a latent.
 
@@ -201,14 +215,10 @@ class UNetModel(TimeEmbedding):
     def _build(self, blocks: UNetBlocks, adm_in_channels: int | None) -> None:
         """Make the layers, in the order of the forward pass: weights are fetched ahead in it."""
         channels = blocks.model_channels
-        operations = blocks.layer["operations"]
-        place = {key: blocks.layer[key] for key in ("dtype", "device")}
-        self.build_embedders(channels, self.num_classes, adm_in_channels, operations, place)
-        inputs, skipped = blocks.input_side()
-        middle = blocks.middle()
+        operations, place = blocks.operations, blocks.place
+        self.build_embedders(blocks, self.num_classes, adm_in_channels)
+        self.input_blocks, self.middle_block, skipped = input_side(blocks)
         outputs = blocks.output_side(skipped)
-        self.input_blocks = nn.ModuleList(TimestepEmbedSequential(*layers) for layers in inputs)
-        self.middle_block = TimestepEmbedSequential(*middle) if middle else None
         self.output_blocks = nn.ModuleList(TimestepEmbedSequential(*layers) for layers in outputs)
         self.out = nn.Sequential(
             operations.GroupNorm(norm_groups(channels), channels, **place),

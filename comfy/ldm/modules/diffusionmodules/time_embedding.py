@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from comfy.ldm.modules.diffusionmodules.unet_blocks import UNetBlocks
 from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 
 
-def _embedder(channels: int, out: int, operations: Any, place: dict[str, Any]) -> nn.Sequential:
+def _embedder(channels: int, blocks: UNetBlocks) -> nn.Sequential:
+    out, linear = 4 * blocks.model_channels, blocks.operations.Linear
     return nn.Sequential(
-        operations.Linear(channels, out, **place), nn.SiLU(), operations.Linear(out, out, **place)
+        linear(channels, out, **blocks.place), nn.SiLU(), linear(out, out, **blocks.place)
     )
 
 
@@ -27,27 +29,20 @@ class TimeEmbedding(nn.Module):
     model_channels: int
 
     def build_embedders(
-        self,
-        channels: int,
-        num_classes: str | None,
-        adm_in_channels: int | None,
-        operations: Any,
-        place: dict[str, Any],
+        self, blocks: UNetBlocks, num_classes: str | None, adm_in_channels: int | None
     ) -> None:
         """Make the layers.
 
         Args:
-            channels: Becomes `model_channels`.
+            blocks: Of the same network.
             num_classes: "sequential" if there is a vector y, else None.
             adm_in_channels: Channels of y.
-            operations: Makes the layers.
-            place: dtype and device.
 
         Raises:
             ValueError: For another kind of y.
         """
-        self.model_channels = channels
-        self.time_embed = _embedder(channels, 4 * channels, operations, place)
+        self.model_channels = blocks.model_channels
+        self.time_embed = _embedder(blocks.model_channels, blocks)
         self.label_emb: nn.Sequential | None = None
         if num_classes is None:
             return
@@ -56,7 +51,7 @@ class TimeEmbedding(nn.Module):
                 f"A UNet with num_classes={num_classes!r} and adm_in_channels={adm_in_channels} "
                 "is not known: only 'sequential' with channels."
             )
-        self.label_emb = nn.Sequential(_embedder(adm_in_channels, 4 * channels, operations, place))
+        self.label_emb = nn.Sequential(_embedder(adm_in_channels, blocks))
 
     def embed(
         self,

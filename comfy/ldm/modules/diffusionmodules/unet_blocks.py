@@ -55,6 +55,16 @@ class UNetBlocks:
                     f"num_res_blocks {list(self.num_res_blocks)}."
                 )
 
+    @property
+    def place(self) -> dict[str, Any]:
+        """dtype and device of the weights."""
+        return {key: self.layer[key] for key in ("dtype", "device")}
+
+    @property
+    def operations(self) -> Any:
+        """What makes the layers."""
+        return self.layer["operations"]
+
     def _resnet(self, channels: int, out_channels: int) -> nn.Module:
         return ResBlock(
             channels,
@@ -93,9 +103,8 @@ class UNetBlocks:
     def input_side(self) -> tuple[Blocks, list[int]]:
         """The blocks from the latent down, and the channels that each of them yields."""
         channels = self.model_channels
-        place = {"dtype": self.layer["dtype"], "device": self.layer["device"]}
-        conv = self.layer["operations"].Conv2d
-        first = conv(self.in_channels, channels, 3, padding=1, **place)
+        conv = self.operations.Conv2d
+        first = conv(self.in_channels, channels, 3, padding=1, **self.place)
         blocks: Blocks = [[first]]
         yielded = [channels]
         depths = iter(self.transformer_depths[0])
