@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from dataclasses import dataclass
@@ -35,13 +36,13 @@ def read(name: str) -> Workflow:
     """Read a workflow.
 
     Args:
-        name: A JSON file, a PNG file with a workflow in it, or "-" for standard input.
+        name: A JSON file or a PNG file with a workflow in it; "-" for standard input.
 
     Raises:
         UserError: If there is no such file, or no workflow in it.
     """
     if name == STANDARD_INPUT:
-        return parse(sys.stdin.buffer.read(), "standard input")
+        return _of_content(sys.stdin.buffer.read(), "standard input")
     path = Path(name)
     if path.is_dir():
         raise UserError(f"{name} is a folder. Give --run the file of one workflow.")
@@ -49,9 +50,11 @@ def read(name: str) -> Workflow:
         content = path.read_bytes()
     except OSError as err:
         raise UserError(f"{name} cannot be read: {err.strerror or err}.") from err
-    if content.startswith(_PNG):
-        return _of_picture(path)
-    return parse(content, name)
+    return _of_content(content, name)
+
+
+def _of_content(content: bytes, source: str) -> Workflow:
+    return (_of_picture if content.startswith(_PNG) else parse)(content, source)
 
 
 def parse(content: bytes, source: str, is_strict: bool = True) -> Workflow:
@@ -120,26 +123,29 @@ def _checked(prompt: dict[str, Any], source: str) -> dict[str, Any]:
     return prompt
 
 
-def _of_picture(path: Path) -> Workflow:
+def _of_picture(content: bytes, source: str) -> Workflow:
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(content)) as image:
             # Text may stand after the pixels; reading them all brings it in.
             image.load()
             texts = dict(getattr(image, "text", {}))
-    except (OSError, SyntaxError, UnidentifiedImageError) as err:
-        raise UserError(f"{path} is a damaged picture: {err}.") from err
+    except UnidentifiedImageError as err:
+        # Its own text names the buffer.
+        raise UserError(f"{source} is a damaged picture.") from err
+    except (OSError, SyntaxError) as err:
+        raise UserError(f"{source} is a damaged picture: {err}.") from err
     parts = {
-        key: parse(texts[key].encode("utf-8"), f"{path}, text '{key}'", is_strict=False)
+        key: parse(texts[key].encode("utf-8"), f"{source}, text '{key}'", is_strict=False)
         for key in ("prompt", "workflow")
         if key in texts
     }
     if not parts:
         raise UserError(
-            f"{path} holds no workflow. Pictures that were edited or sent through a chat lose it."
+            f"{source} holds no workflow. Pictures that were edited or sent through a chat lose it."
         )
     prompt = parts["prompt"].prompt if "prompt" in parts else None
     for node in (prompt or {}).values():
         # The answer of the run that made the picture, maybe NaN; nodes are to be asked again.
         node.pop("is_changed", None)
     page = parts["workflow"].page if "workflow" in parts else None
-    return Workflow(prompt, page, str(path))
+    return Workflow(prompt, page, source)

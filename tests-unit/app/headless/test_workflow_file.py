@@ -67,9 +67,13 @@ def test_a_picture_does_not_tell_what_had_changed_when_it_was_made(tmp_path: Pat
     assert (found.prompt, found.page) == (PROMPT, {**PAGE, "extra": {"scale": None}})
 
 
-def test_standard_input_is_read_for_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = SimpleNamespace(buffer=io.BytesIO(json.dumps(PROMPT).encode()))
-    monkeypatch.setattr("sys.stdin", given)
+@pytest.mark.parametrize("as_picture", [False, True])
+def test_standard_input_is_read_for_a_dash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_picture: bool
+) -> None:
+    picture = Path(a_picture(tmp_path / "p.png", prompt=PROMPT)).read_bytes()
+    given = picture if as_picture else json.dumps(PROMPT).encode()
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(given)))
     assert read("-").prompt == PROMPT
 
 
