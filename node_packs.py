@@ -166,10 +166,15 @@ def _note_folders(module: ModuleType, path: str, registry: Registry) -> None:
     folder = os.path.abspath(os.path.dirname(path) if is_file else path)
     registry.module_dirs[name] = folder
     web_folder = getattr(module, "WEB_DIRECTORY", None)
-    if web_folder is not None and os.path.isdir(os.path.join(folder, web_folder)):
-        registry.web_dirs[name] = os.path.abspath(os.path.join(folder, web_folder))
+    if web_folder is not None:
+        _note_web_folder(name, os.path.join(folder, web_folder), registry)
     if not is_file:
         _note_project(folder, registry)
+
+
+def _note_web_folder(name: str, folder: str, registry: Registry) -> None:
+    if os.path.isdir(folder):
+        registry.web_dirs[name] = os.path.abspath(folder)
 
 
 def _note_project(folder: str, registry: Registry) -> None:
@@ -182,8 +187,8 @@ def _note_project(folder: str, registry: Registry) -> None:
             project = tomllib.load(stream)
         name = project.get("project", {}).get("name")
         web_folder = project.get("tool", {}).get("comfy", {}).get("web")
-        if name and web_folder and os.path.isdir(os.path.join(folder, web_folder)):
-            registry.web_dirs[name] = os.path.abspath(os.path.join(folder, web_folder))
+        if name and web_folder:
+            _note_web_folder(name, os.path.join(folder, web_folder), registry)
     except (OSError, ValueError, AttributeError, TypeError) as err:
         logger.warning("%s cannot be read, so it names no scripts for the page: %s", file, err)
 
