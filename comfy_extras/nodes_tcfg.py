@@ -8,7 +8,7 @@ import torch
 
 from comfy_api.latest import io
 from comfy_extras.extension import Extension
-from comfy_extras.guidance.patching import patch_schema
+from comfy_extras.guidance.patching import patch_schema, projected
 
 
 def damped(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
@@ -27,9 +27,7 @@ def damped(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
     gram = scores @ scores.mT
     weights = torch.linalg.eigh(gram).eigenvectors[..., -1:]
     axis = (weights * scores).sum(1)
-    length = axis.square().sum(1, keepdim=True).clamp(min=1e-24)
-    along = (scores[:, 1] * axis).sum(1, keepdim=True) / length
-    return (axis * along).reshape(negative.shape).to(negative.dtype)
+    return projected(scores[:, 1], axis).reshape(negative.shape).to(negative.dtype)
 
 
 class TCFG(io.ComfyNode):
