@@ -17,6 +17,7 @@ from comfy_api.latest._inputs import (
     Spec,
     WidgetInput,
     comfytype,
+    repeated,
     specs_by_section,
 )
 from comfy_api.latest._sockets import AnyType
@@ -352,6 +353,6 @@ class DynamicSlot(ComfyTypeI):
 
 
 def _check_unique(owner: str, kind: str, ids: Sequence[str]) -> None:
-    twice = sorted({entry for entry in ids if ids.count(entry) > 1})
+    twice = repeated(ids)
     if twice:
-        raise ValueError(f"Input {owner!r}: its {kind} hold {', '.join(twice)} more than once.")
+        raise ValueError(f"Input {owner!r}: its {kind} hold {twice} more than once.")

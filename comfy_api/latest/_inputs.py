@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any, ClassVar
@@ -204,3 +205,8 @@ def specs_by_section(inputs: Iterable[Input]) -> dict[str, dict[str, Spec]]:
         section = "optional" if given.optional else "required"
         sections.setdefault(section, {})[given.id] = given.as_spec()
     return sections
+
+
+def repeated(names: Iterable[str]) -> str:
+    """The names that are there more than once, sorted, with commas between; empty if none is."""
+    return ", ".join(sorted(name for name, count in Counter(names).items() if count > 1))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from comfy_api.latest._hidden import Hidden
-from comfy_api.latest._inputs import Input, Output
+from comfy_api.latest._inputs import Input, Output, repeated
 
 _SECRETS = (Hidden.auth_token_comfy_org, Hidden.api_key_comfy_org)
 _FOR_FILES = (Hidden.prompt, Hidden.extra_pnginfo)
@@ -113,9 +113,9 @@ class Schema:
         self.hidden += [entry for entry in wanted if entry not in self.hidden]
 
     def _check_unique(self, kind: str, ids: Sequence[str]) -> None:
-        twice = sorted({entry for entry in ids if ids.count(entry) > 1})
+        twice = repeated(ids)
         if twice:
             raise ValueError(
-                f"Node {self.node_id!r}: more than one {kind} is called {', '.join(twice)}. "
+                f"Node {self.node_id!r}: more than one {kind} is called {twice}. "
                 f"Give each {kind} an id of its own."
             )
