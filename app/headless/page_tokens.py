@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
+
+from app.headless.titles import title_of
 
 PREFIX_INPUT = "filename_prefix"
 
@@ -38,18 +41,14 @@ def _replaced(match: re.Match[str], prompt: Mapping[str, dict[str, Any]], now: d
     token = match[1]
     if token.startswith(_DATE):
         return _date(token.removeprefix(_DATE), now)
-    title, dot, name = token.rpartition(".")
-    if dot:
-        for word in ("title", "class"):
+    title, _, name = token.rpartition(".")
+    if title:
+        for read in (title_of, itemgetter("class_type")):
             for node in prompt.values():
-                if _called(node, word) == title and name in node["inputs"]:
+                if read(node) == title and name in node["inputs"]:
                     value = node["inputs"][name]
                     return match[0] if isinstance(value, list) else _UNFIT.sub("_", str(value))
     return match[0]
-
-
-def _called(node: Mapping[str, Any], word: str) -> str:
-    return str(node["class_type"] if word == "class" else node.get("_meta", {}).get("title"))
 
 
 def _date(form: str, now: datetime) -> str:

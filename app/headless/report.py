@@ -7,6 +7,7 @@ from typing import Any
 
 import folder_paths
 from app.headless.node_inputs import inputs_given
+from app.headless.titles import title_of
 from comfy_execution.validation_errors import did_you_mean
 
 Prompt = Mapping[str, Mapping[str, Any]]
@@ -21,8 +22,7 @@ def describe(prompt: Prompt, number: Any) -> str:
     if node is None:
         return f"Node {number}"
     kind = str(node.get("class_type") or "no class")
-    meta = node.get("_meta")
-    title = meta.get("title") if isinstance(meta, Mapping) else None
+    title = title_of(node)
     return (
         f'Node {number} "{title}" ({kind})'
         if title and title != kind

@@ -23,6 +23,7 @@ from app.headless.events import CLIENT, Events
 from app.headless.failures import DONE, FAILED, INTERRUPTED, INVALID, UserError
 from app.headless.page_graph import to_prompt
 from app.headless.stopping import StopSignals
+from app.headless.titles import title_of
 from app.headless.workflow_file import Workflow
 from app.node_loading import load_extra_nodes
 from comfy.cli_args import args
@@ -140,9 +141,9 @@ def _titles(prompt: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """What the display calls the nodes: the id, then the title or the display name."""
     found = {}
     for number, node in prompt.items():
-        meta, kind = node.get("_meta"), str(node["class_type"])
-        title = meta.get("title") if isinstance(meta, Mapping) else None
-        found[number] = f"{number} {title or nodes.NODE_DISPLAY_NAME_MAPPINGS.get(kind, kind)}"
+        kind = str(node["class_type"])
+        title = title_of(node) or nodes.NODE_DISPLAY_NAME_MAPPINGS.get(kind, kind)
+        found[number] = f"{number} {title}"
     return found
 
 

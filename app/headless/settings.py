@@ -8,6 +8,7 @@ from typing import Any
 
 from app.headless.failures import UserError
 from app.headless.node_inputs import DYNAMIC_COMBO, Declared, inputs_given
+from app.headless.titles import title_of
 from comfy_execution.validation_errors import did_you_mean
 
 _TRUE = ("true", "yes", "on", "1")
@@ -77,16 +78,11 @@ def _nodes(prompt: Mapping[str, dict[str, Any]], word: str) -> list[str]:
     if word in prompt:
         return [word]
     folded = word.casefold()
-    for read in (_title, _class):
+    for read in (title_of, _class):
         found = [number for number, node in prompt.items() if read(node).casefold() == folded]
         if found:
             return found
     return []
-
-
-def _title(node: Mapping[str, Any]) -> str:
-    meta = node.get("_meta")
-    return str(meta.get("title") or "") if isinstance(meta, Mapping) else ""
 
 
 def _class(node: Mapping[str, Any]) -> str:
@@ -95,7 +91,7 @@ def _class(node: Mapping[str, Any]) -> str:
 
 def _described(prompt: Mapping[str, dict[str, Any]], number: str) -> str:
     node = prompt[number]
-    return f"{number} ({_title(node) or _class(node)})"
+    return f"{number} ({title_of(node) or _class(node)})"
 
 
 def _listed(prompt: Mapping[str, dict[str, Any]], numbers: Iterable[str]) -> str:
@@ -103,7 +99,7 @@ def _listed(prompt: Mapping[str, dict[str, Any]], numbers: Iterable[str]) -> str
 
 
 def _no_node(prompt: Mapping[str, dict[str, Any]], word: str) -> str:
-    names = [*prompt, *filter(None, map(_title, prompt.values())), *map(_class, prompt.values())]
+    names = [*prompt, *filter(None, map(title_of, prompt.values())), *map(_class, prompt.values())]
     hint = did_you_mean(word, dict.fromkeys(names)) or f"; there are {_listed(prompt, prompt)}."
     return f"the workflow has no node '{word}'{hint}"
 

@@ -29,6 +29,8 @@ PROMPT: dict[str, Any] = {
         ("%T.text%", "a_b_ c_"),
         ("%KSampler.model%", "%KSampler.model%"),
         ("%Gone.seed%", "%Gone.seed%"),
+        ("%None.seed%", "%None.seed%"),
+        ("%.seed%", "%.seed%"),
         ("%year%-%width%-%batch_num%", "%year%-%width%-%batch_num%"),
     ],
 )
