@@ -27,13 +27,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  #
 from rich.progress import TimeElapsedColumn as Elapsed  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from tools.demo_client import Client, NotDrawn, Picture  # noqa: E402
+from tools.demo_client import Client, NotDrawn, Picture, Work  # noqa: E402
 from tools.demo_memory import memory_table  # noqa: E402
 from tools.demo_server import NotServing, Serving, serving  # noqa: E402
 from tools.shapes.reading import read as read_picture  # noqa: E402
 
 CHECKPOINT = "shapes_tiny_sd15.safetensors"
-WORKFLOW = ROOT / "examples" / "workflows" / "text_to_image.json"
+EXAMPLES = ROOT / "examples"
+WORKFLOW = "text_to_image.json"
 PROMPTS = (
     "a red circle on a white background",
     "a large blue star on a black background",
@@ -46,14 +47,26 @@ FAILED = 1
 INTERRUPTED = 130
 
 
-def workflow(text: str, seed: int) -> dict[str, Any]:
-    """The example, with another prompt and seed."""
-    graph: dict[str, Any] = json.loads(WORKFLOW.read_text(encoding="utf-8"))
-    by_title = {node["_meta"]["title"]: node["inputs"] for node in graph.values()}
-    by_title["Prompt"]["text"] = text
-    by_title["Sampler"]["seed"] = seed
-    by_title["Save"]["filename_prefix"] = "demo/shapes"
-    return graph
+def work(text: str, seed: int) -> Work:
+    """The example, with another prompt, seed and name of the file."""
+    changes: dict[str, tuple[str, Any]] = {
+        "Prompt": ("text", text),
+        "Sampler": ("seed", seed),
+        "Save": ("filename_prefix", "demo/shapes"),
+    }
+    graph, page = (
+        json.loads((EXAMPLES / form / WORKFLOW).read_text(encoding="utf-8"))
+        for form in ("workflows", "page")
+    )
+    inputs = {node["_meta"]["title"]: node["inputs"] for node in graph.values()}
+    widgets = {node.get("title"): node["widgets_values"] for node in page["nodes"]}
+    for title, (name, value) in changes.items():
+        inputs[title][name] = value
+        # Each of them is its node's first one.
+        widgets[title][0] = value
+    # The page would draw another seed.
+    widgets["Sampler"][1] = "fixed"
+    return Work(graph, page)
 
 
 def pictures_table(prompts: Sequence[str], pictures: Sequence[Picture]) -> Table:
@@ -82,8 +95,8 @@ async def draw_all(server: Serving, folder: Path, console: Console) -> None:
     async with aiohttp.ClientSession() as http:
         client = Client(server.url, http)
         with Progress(*columns, console=console, transient=True) as progress:
-            work = [workflow(text, seed) for seed, text in enumerate(PROMPTS, start=1)]
-            pictures = await client.draw(work, progress)
+            all_work = [work(text, seed) for seed, text in enumerate(PROMPTS, start=1)]
+            pictures = await client.draw(all_work, progress)
         for picture in pictures:
             path = folder / picture.subfolder / picture.name
             console.print(str(path), soft_wrap=True, highlight=False, markup=False)

@@ -20,6 +20,19 @@ class NotDrawn(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What is asked for.
+
+    Attributes:
+        prompt: In the form that the page exports for the API.
+        page: The same in the page's own form, which the picture's file then holds as well.
+    """
+
+    prompt: Mapping[str, Any]
+    page: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
     """What a prompt made.
 
@@ -80,26 +93,27 @@ class Client:
             answer.raise_for_status()
             return await answer.json()
 
-    async def draw(self, prompts: Sequence[Mapping[str, Any]], progress: Progress) -> list[Picture]:
+    async def draw(self, work: Sequence[Work], progress: Progress) -> list[Picture]:
         """Queue all prompts, wait until all are done, and fetch the first picture of each.
 
         Args:
-            prompts: In the form that the page exports for the API.
+            work: The prompts.
             progress: Shows how far they are.
 
         Raises:
             NotDrawn: One was refused, or failed.
             aiohttp.ClientError: The server is gone.
         """
-        bars = Bars(progress, len(prompts))
+        bars = Bars(progress, len(work))
         async with self.http.ws_connect(f"{self.url}/ws?clientId={self.client_id}") as socket:
-            queued = {await self._queue(prompt): prompt for prompt in prompts}
+            queued = {await self._queue(one): one.prompt for one in work}
             for prompt_id, prompt in queued.items():
                 await _follow(socket, prompt_id, prompt, bars)
         return [await self._fetch(prompt_id) for prompt_id in queued]
 
-    async def _queue(self, prompt: Mapping[str, Any]) -> str:
-        body = {"prompt": prompt, "client_id": self.client_id}
+    async def _queue(self, work: Work) -> str:
+        extra = {"extra_pnginfo": {"workflow": work.page}}
+        body = {"prompt": work.prompt, "client_id": self.client_id, "extra_data": extra}
         async with self.http.post(f"{self.url}/prompt", json=body) as answer:
             told = await answer.json()
         if answer.status != 200:

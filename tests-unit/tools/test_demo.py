@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import psutil
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from PIL import Image
 from rich.progress import Progress
 
+import nodes
+from app.headless.page_graph import to_prompt
 from tools import demo_client
 from tools.demo_server import NotServing, serving
 
@@ -40,12 +45,21 @@ def servers(word: str) -> list[int]:
     return [one.pid for one in found if any(word in part for part in one.info["cmdline"] or ())]
 
 
+def inputs_of(prompt: dict[str, Any]) -> dict[str, Any]:
+    return {number: (node["class_type"], node["inputs"]) for number, node in prompt.items()}
+
+
 def test_demo_draws_six_pictures_and_tells_what_is_seen_and_the_memory(tmp_path: Path) -> None:
     ended = demo("--cpu", "--load-strategy=file-slice", f"--output-directory={tmp_path}")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     pictures = sorted((tmp_path / "demo").iterdir())
     assert len(pictures) == 6
     assert all(str(path) in ended.stdout for path in pictures)
+    for path in pictures:
+        with Image.open(path) as picture:
+            prompt, page = (json.loads(picture.text[key]) for key in ("prompt", "workflow"))
+        shown = to_prompt(page, nodes.NODE_CLASS_MAPPINGS, nodes.NODE_DISPLAY_NAME_MAPPINGS)
+        assert inputs_of(shown) == inputs_of(prompt)
     for seen in ("red circle on white", "blue star on black", "purple cross on white"):
         assert seen in ended.stdout
     lines = ended.stdout.splitlines()
@@ -88,7 +102,7 @@ def test_a_server_that_falls_silent_is_not_waited_for_for_ever(
         async with TestServer(app) as server, aiohttp.ClientSession() as http:
             client = demo_client.Client(str(server.make_url("")).rstrip("/"), http)
             with Progress(disable=True) as progress:
-                await client.draw([{}], progress)
+                await client.draw([demo_client.Work({}, {})], progress)
 
     monkeypatch.setattr(demo_client, "_LONGEST_SILENCE_S", 0.05)
     with pytest.raises(demo_client.NotDrawn, match="said nothing"):

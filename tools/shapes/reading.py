@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -70,11 +71,11 @@ def _without_specks(mask: np.ndarray) -> np.ndarray:
     return kept
 
 
-def read(image: Image.Image | str | Path) -> Reading:
+def read(image: Image.Image | str | Path | BinaryIO) -> Reading:
     """Say what is in a picture.
 
     Args:
-        image: A picture of any size, converted to RGB; or the file of one.
+        image: A picture of any size, converted to RGB; or the file of one, by path or open.
 
     Returns:
         What was seen; the shape is empty if the picture is plain or noise.
