@@ -1,14 +1,16 @@
-"""A narrow checkpoint, loaded once for all tests of nodes that need a model."""
+"""What tests of nodes share: narrow checkpoints, loaded once, a latent, a folder for results."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import comfy.sd
+import folder_paths
 from comfy_extras import nodes_custom_sampler as custom
 from support import narrow
 
@@ -62,6 +64,13 @@ def sd15(tmp_path_factory: pytest.TempPathFactory) -> LoadedCheckpoint:
 def sdxl(tmp_path_factory: pytest.TempPathFactory) -> LoadedCheckpoint:
     """A narrow checkpoint of the SDXL family."""
     return _load(tmp_path_factory.mktemp("sdxl"), "SDXL")
+
+
+@pytest.fixture
+def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An output folder for one test."""
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    return tmp_path
 
 
 @pytest.fixture

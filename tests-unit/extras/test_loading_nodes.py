@@ -39,10 +39,8 @@ def places(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     for key in ("checkpoints", "diffusion_models"):
         monkeypatch.setitem(folder_paths.folder_names_and_paths, key, ([str(folder)], set()))
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    before = folder_paths.get_temp_directory()
-    folder_paths.set_temp_directory(str(tmp_path))
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
     yield
-    folder_paths.set_temp_directory(before)
     comfy.model_management.unload_all_models()
 
 
@@ -248,14 +246,12 @@ def graph(strategy: str = "file-slice") -> dict[str, Any]:
 
 
 @pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, places: None) -> Iterator[Graphs]:
+def graphs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, places: None) -> Graphs:
     files = ("nodes_loading", "nodes_model_merging")
     for node, (kind, _) in (pair for one in files for pair in node_listing.nodes_of(one).items()):
         monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, node, kind)
-    before = folder_paths.get_output_directory()
-    folder_paths.set_output_directory(str(tmp_path / "output"))
-    yield Graphs()
-    folder_paths.set_output_directory(before)
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    return Graphs()
 
 
 def test_graph_merges_saves_releases_and_reports(graphs: Graphs, tmp_path: Path) -> None:

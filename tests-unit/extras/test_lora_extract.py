@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 import comfy.sd
 import comfy.utils
-import folder_paths
 from comfy_extras.nodes_lora_extract import LoraSave, low_rank
 from comfy_extras.nodes_model_merging import CLIPMergeSubtract, ModelMergeSubtract
 from support import narrow
@@ -44,14 +42,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     }
     save_file(tuned, folder / "tuned.safetensors")
     return first, folder / "tuned.safetensors"
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Iterator[Path]:
-    before = folder_paths.get_output_directory()
-    folder_paths.set_output_directory(str(tmp_path))
-    yield tmp_path
-    folder_paths.set_output_directory(before)
 
 
 def extracted(pair: tuple[Path, Path], output: Path, **arguments: Any) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from safetensors.torch import load_file
 
 import comfy.sd
 import comfy.utils
-import folder_paths
 from comfy import model_sampling, progress
 from comfy.cli_args import args
 from comfy.interrupts import InterruptProcessingException
@@ -38,14 +36,6 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sd15(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return narrow.write_checkpoint(tmp_path_factory.mktemp("in") / "sd15.safetensors", "SD15")
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Iterator[Path]:
-    before = folder_paths.get_output_directory()
-    folder_paths.set_output_directory(str(tmp_path))
-    yield tmp_path
-    folder_paths.set_output_directory(before)
 
 
 def loaded(path: Path) -> tuple[Any, Any, Any]:
@@ -191,10 +181,10 @@ def test_full_disk_is_told_and_leaves_nothing_behind(
         return real(fd, data)
 
     real = os.write
-    monkeypatch.setattr(os, "write", write)
-    with pytest.raises(WeightSaveFailed, match=r"m_00001_\.safetensors.*Free some space"):
-        nodes.CheckpointSave().save(*parts, "m")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write)
+        with pytest.raises(WeightSaveFailed, match=r"m_00001_\.safetensors.*Free some space"):
+            nodes.CheckpointSave().save(*parts, "m")
     assert list(output.iterdir()) == []
     nodes.CheckpointSave().save(*parts, "m")
     assert same(output / "m_00001_.safetensors", sd15)

@@ -13,7 +13,6 @@ from safetensors.numpy import load_file
 
 import comfy.model_management
 import comfy.sd
-import folder_paths
 from comfy.loading import FileTensor
 from comfy_extras import nodes_model_merging as nodes
 from comfy_extras.nodes_model_merging_model_specific import ModelMergeSD1
@@ -38,14 +37,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def weights(files: list[Path]) -> list[Weights]:
     return [load_file(path) for path in files]
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Iterator[Path]:
-    before = folder_paths.get_output_directory()
-    folder_paths.set_output_directory(str(tmp_path))
-    yield tmp_path
-    folder_paths.set_output_directory(before)
 
 
 @pytest.fixture
