@@ -16,10 +16,10 @@ import pytest
 from support.certificates import make_certificate
 from support.running_server import (
     ROOT,
-    command,
     environment,
     free_port,
     program,
+    start,
     wait_until,
 )
 from support.sleepy_pack import sleeping, write_pack
@@ -35,16 +35,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _fails_to_start(folder: Path, *flags: str, port: int | None = None) -> tuple[int, str]:
-    ended = subprocess.run(
-        command(folder, free_port() if port is None else port, *flags),
-        cwd=ROOT,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    return ended.returncode, ended.stdout + ended.stderr
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with start(folder, *flags, port=port, **streams) as process:
+        try:
+            said, _ = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    return process.returncode, said
 
 
 # -- starting --------------------------------------------------------------------------------------
@@ -72,9 +69,7 @@ def test_the_port_refuses_until_the_nodes_are_loaded(folder: Path) -> None:
     pack.mkdir()
     (pack / "__init__.py").write_text("import time\ntime.sleep(2)\nNODE_CLASS_MAPPINGS = {}\n")
     port = free_port()
-    process = subprocess.Popen(
-        command(folder, port), cwd=ROOT, env=environment(), stderr=subprocess.PIPE
-    )
+    process = start(folder, port=port, stderr=subprocess.PIPE)
     try:
         started = time.monotonic()
         refused = 0

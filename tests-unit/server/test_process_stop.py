@@ -5,19 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from support.running_server import (
-    ROOT,
-    Program,
-    command,
-    environment,
-    free_port,
-    program,
-    wait_until,
-)
+from support.running_server import Program, free_port, program, start, wait_until
 from support.sleepy_pack import sleeping, write_pack
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
@@ -80,35 +74,23 @@ def test_a_second_signal_ends_the_program_at_once(folder: Path) -> None:
         assert (status, took < 1.0) == (130, True)
 
 
-def test_a_signal_during_the_start_ends_it_without_a_traceback(folder: Path) -> None:
-    port = free_port()
-    process = subprocess.Popen(
-        command(folder, port),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    time.sleep(1.0)
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=20)
-    assert process.returncode in (0, 130), said
-    assert "Traceback" not in said
+# -- during the start ------------------------------------------------------------------------------
+
+# A pack's script that waits when a module is about to be imported.
+WAITS_AT = """
+import sys
+import time
 
 
-def _started_with(folder: Path, script: str, text: str) -> subprocess.Popen[str]:
-    """The program with a script of a pack's that is to say when it waits."""
-    (folder / "custom_nodes" / "sleepy_pack" / script).write_text(text)
-    return subprocess.Popen(
-        command(folder, free_port()),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+class Waits:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            print("waiting", flush=True)
+            time.sleep(30)
 
+
+sys.meta_path.insert(0, Waits())
+"""
 
 WAITING = """
 import time
@@ -122,23 +104,59 @@ for number in range({count}):
 """
 
 
-def test_a_signal_that_a_pack_took_ends_the_start_when_the_pack_is_loaded(folder: Path) -> None:
-    process = _started_with(folder, "__init__.py", WAITING.format(count=1))
+@contextmanager
+def _started_with(folder: Path, script: str, text: str) -> Iterator[subprocess.Popen[str]]:
+    """The program with a script of a pack's that is to say when it waits."""
+    (folder / "custom_nodes" / "sleepy_pack" / script).write_text(text)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with start(folder, **streams) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _wait_until_it_waits(process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
-    with process.stdout as said:
-        assert said.readline() == "waiting\n"
+    said = ""
+    for line in process.stdout:
+        if line == "waiting\n":
+            return
+        said += line
+    raise AssertionError(f"it ended before it waited:\n{said}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(
+    "module", ["torch", "comfy.samplers", "aiohttp", "server", "comfy_extras.nodes_mask"]
+)
+def test_a_signal_during_the_start_ends_it_without_a_traceback(
+    folder: Path, module: str, number: signal.Signals
+) -> None:
+    waits = WAITS_AT.format(module=module)
+    with _started_with(folder, "prestartup_script.py", waits) as process:
+        _wait_until_it_waits(process)
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=20)
+        assert (process.returncode, said) == (130, "")
+
+
+def test_a_signal_that_a_pack_took_ends_the_start_when_the_pack_is_loaded(folder: Path) -> None:
+    with _started_with(folder, "__init__.py", WAITING.format(count=1)) as process:
+        _wait_until_it_waits(process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(STOPS_WITHIN_S) == 130
 
 
 def test_a_second_signal_ends_a_start_at_once(folder: Path) -> None:
-    process = _started_with(folder, "prestartup_script.py", WAITING.format(count=2))
-    assert process.stdout is not None
-    with process.stdout as said:
+    with _started_with(folder, "prestartup_script.py", WAITING.format(count=2)) as process:
         for _ in range(2):
-            assert said.readline() == "waiting\n"
+            _wait_until_it_waits(process)
             process.send_signal(signal.SIGTERM)
         assert process.wait(STOPS_WITHIN_S) == 130
+
+
+# -- after a kill ----------------------------------------------------------------------------------
 
 
 def test_a_killed_server_starts_again_on_the_same_port_at_once(folder: Path) -> None:

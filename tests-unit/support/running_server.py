@@ -196,6 +196,31 @@ def environment(**changes: str) -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", **changes}
 
 
+def start(
+    folder: Path,
+    *flags: str,
+    port: int | None = None,
+    environ: Mapping[str, str] | None = None,
+    **streams: Any,
+) -> subprocess.Popen[Any]:
+    """Start the program; `program` also waits until it serves, and ends it.
+
+    Args:
+        folder: Its base directory.
+        *flags: More of the command line.
+        port: Where it shall serve; None for a free one.
+        environ: Additions to the environment.
+        **streams: Where its output goes, and whether that is text, as `subprocess.Popen` takes it.
+    """
+    return subprocess.Popen(
+        command(folder, free_port() if port is None else port, *flags),
+        cwd=ROOT,
+        env=environment(**(environ or {})),
+        stdin=subprocess.DEVNULL,
+        **streams,
+    )
+
+
 @contextmanager
 def program(
     folder: Path,
@@ -222,14 +247,8 @@ def program(
         (folder / name).mkdir(parents=True, exist_ok=True)
     log = folder / "log.txt"
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            command(folder, number, *flags),
-            cwd=ROOT,
-            env=environment(**(environ or {})),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+        streams = {"stdout": output, "stderr": subprocess.STDOUT}
+        process = start(folder, *flags, port=number, environ=environ, **streams)
     try:
         wait_until_open(process, number, log, timeout)
         client = Program(process, f"{scheme}://127.0.0.1:{number}", log, ssl)
