@@ -132,10 +132,6 @@ class Source:
             raise self.missing(f"a call of {name}()", f"{function}()")
         return found[0]
 
-    def unparsed(self, node: ast.AST) -> str:
-        """An expression as text, on one line."""
-        return ast.unparse(node)
-
     # -- where lines can go ----------------------------------------------------------------------
 
     def after_imports(self, lines: Sequence[str]) -> Insertion:
@@ -164,15 +160,11 @@ class Source:
 
     def after(self, node: ast.AST, lines: Sequence[str], where: str) -> Insertion:
         """Put lines after the statement that contains an expression, or after a function."""
-        statement = self._statement(node)
-        indent = self._indent(statement, where)
-        return Insertion(self._free(_end(statement) + 1, where), _indented(lines, indent))
+        return self._after(self._statement(node), lines, where)
 
     def after_outermost(self, node: ast.AST, lines: Sequence[str], where: str) -> Insertion:
         """Put lines after the statement of the module, or of the function, around an expression."""
-        statement = self._outermost(node)
-        indent = self._indent(statement, where)
-        return Insertion(self._free(_end(statement) + 1, where), _indented(lines, indent))
+        return self._after(self._outermost(node), lines, where)
 
     def before_outermost(self, node: ast.AST, lines: Sequence[str], where: str) -> Insertion:
         """Put lines before the statement of the module, or of the function, around an expression."""
@@ -183,6 +175,10 @@ class Source:
         decorators = getattr(statement, "decorator_list", [])
         first = min([statement.lineno, *(one.lineno for one in decorators)])
         return Insertion(first, _indented(lines, indent))
+
+    def _after(self, statement: ast.stmt, lines: Sequence[str], where: str) -> Insertion:
+        indent = self._indent(statement, where)
+        return Insertion(self._free(_end(statement) + 1, where), _indented(lines, indent))
 
     def _indent(self, statement: ast.stmt, where: str) -> str:
         lead = self.lines[statement.lineno - 1].encode()[: statement.col_offset].decode()

@@ -85,7 +85,7 @@ def _flags(hooks: _Hooks) -> None:
         raise source.missing("a call of parser.parse_args()")
     first = min(calls, key=lambda call: (call.lineno, call.col_offset))
     assert isinstance(first.func, ast.Attribute)  # the name that was looked for has a dot
-    parser = source.unparsed(first.func.value)
+    parser = ast.unparse(first.func.value)
     result = _assigned_name(source, first)
     hooks.importing("flags", "onecopy_flags")
     hooks.add(
@@ -114,7 +114,7 @@ def _assigned_name(source: Source, call: ast.Call) -> str:
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
             # parse_known_args gives two values.
             target = target.elts[0] if isinstance(target, ast.Tuple) else target
-            return source.unparsed(target)
+            return ast.unparse(target)
     raise source.missing("a name to which the result of parse_args() is assigned")
 
 
@@ -142,7 +142,7 @@ def _model_base(hooks: _Hooks) -> None:
     if not call.args or not isinstance(call.args[0], ast.Name):
         raise source.missing("load_state_dict() of a named state dict", f"{name}()")
     assert isinstance(call.func, ast.Attribute)  # the name that was looked for has a dot
-    given, module = call.args[0].id, source.unparsed(call.func.value)
+    given, module = call.args[0].id, ast.unparse(call.func.value)
     hooks.importing("models", "onecopy_models")
     hooks.add(
         f"{name}(), {module}.load_state_dict()",
@@ -170,7 +170,7 @@ def _model_patcher(hooks: _Hooks) -> None:
         call = source.call(name, f"{receiver}.to")
         if not call.args:
             raise source.missing(f"{receiver}.to() with a device", f"{name}()")
-        going = f"onecopy_models.return_home({receiver}, {source.unparsed(call.args[0])})"
+        going = f"onecopy_models.return_home({receiver}, {ast.unparse(call.args[0])})"
         hooks.add(f"{name}(), {receiver}.to()", source.before(call, [going], name))
 
 

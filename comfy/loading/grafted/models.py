@@ -28,8 +28,8 @@ _Place = tuple[torch.nn.Module, str]
 def adopt(module: torch.nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]:
     """Make the weights of a state dict a module's own, without a copy.
 
-    To be called before ``load_state_dict``. Only weights with a file behind them, of the parameter's own shape and dtype, for parameters on
-    the host. The others are left to be copied.
+    To be called before ``load_state_dict``. Only weights with a file behind them, of the
+    parameter's own shape and dtype, for parameters on the host. The others are left to be copied.
 
     Args:
         module: To be filled.
