@@ -183,11 +183,20 @@ class CacheKeySetInputSignature(CacheKeySet):
     async def _parts(self, node_id: str) -> tuple[Any, ...]:
         """What a signature is made of."""
         class_type = self.dynprompt.get_node(node_id)["class_type"]
-        types = self.dynprompt.input_types(node_id)
-        own_id = node_id if _needs_id(self.dynprompt.known_class_of(node_id), types) else None
+        own_id = node_id if self._needs_id(node_id) else None
         changed = to_hashable(await self.is_changed.get(node_id))
         inputs = sorted(self._inputs(node_id).items())
         return (class_type, own_id, changed, *(self._input(name, one) for name, one in inputs))
+
+    def _needs_id(self, node_id: str) -> bool:
+        """Whether a node never shares a result with another though all inputs are equal."""
+        node_class = self.dynprompt.known_class_of(node_id)
+        if getattr(node_class, "NOT_IDEMPOTENT", False):
+            return True
+        if node_class is None or is_schema_class(node_class):
+            return False
+        hidden = self.dynprompt.input_types(node_id).get("hidden") or {}
+        return "UNIQUE_ID" in hidden.values()
 
     def _input(self, name: str, value: Any) -> tuple[Any, ...]:
         if not is_link(value):
@@ -195,12 +204,3 @@ class CacheKeySetInputSignature(CacheKeySet):
         # Missing in a cycle, and for links to nowhere: neither ever has a result to be found.
         source = self.dynprompt.signatures.get(value[0], Unhashable())
         return (name, source, int(value[1]))
-
-
-def _needs_id(node_class: Any, types: Mapping[str, Any]) -> bool:
-    """Whether two such nodes never share a result though all inputs are equal."""
-    if getattr(node_class, "NOT_IDEMPOTENT", False):
-        return True
-    if node_class is None or is_schema_class(node_class):
-        return False
-    return "UNIQUE_ID" in (types.get("hidden") or {}).values()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import enum
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 import pytest
 
+from comfy_api.latest import io
 from comfy_execution.cache_keys import (
     CacheKeySetID,
     CacheKeySetInputSignature,
@@ -175,3 +176,24 @@ def test_keys_by_id_are_ids_and_classes() -> None:
     assert keys.get_data_key("b") is None
     assert keys.get_subcache_key("a") == ("a", "Keep")
     assert keys.all_node_ids() == {"a"}
+
+
+def test_a_key_does_not_ask_a_schema_style_node_for_its_inputs() -> None:
+    class Lists(io.ComfyNode):
+        asked: ClassVar[list[Any]] = []
+
+        @classmethod
+        def define_schema(cls) -> io.Schema:
+            cls.asked.append(cls)
+            return io.Schema("Lists", inputs=[io.Int.Input("value")])
+
+        @classmethod
+        def execute(cls, value: int) -> None:
+            pass
+
+    prompt = {str(number): node("Lists", value=number) for number in range(5)}
+    keys = CacheKeySetInputSignature(DynamicPrompt(prompt, {"Lists": Lists}), prompt, _Says())
+    asyncio.run(keys.add_keys(prompt))
+    assert len(set(keys.keys.values())) == len(prompt)
+    # Once for what does not change: its listing of files may take long.
+    assert len(Lists.asked) == 1
