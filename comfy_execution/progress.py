@@ -106,11 +106,6 @@ class CLIProgressHandler(ProgressHandler):
         super().__init__("cli")
         self._bars: dict[str, Any] = {}
 
-    def _bar(self, node_id: str, total: float) -> Any:
-        if node_id not in self._bars:
-            self._bars[node_id] = tqdm(total=total, desc=f"Node {node_id}", leave=False)
-        return self._bars[node_id]
-
     def update_handler(
         self,
         node_id: str,
@@ -121,7 +116,9 @@ class CLIProgressHandler(ProgressHandler):
         image: Any = None,
     ) -> None:
         """Draw how far the node is; nodes that never tell have no bar."""
-        bar = self._bar(node_id, max_value)
+        if node_id not in self._bars:
+            self._bars[node_id] = tqdm(total=max_value, desc=f"Node {node_id}", leave=False)
+        bar = self._bars[node_id]
         bar.total = max_value
         bar.update(value - bar.n)
 
@@ -274,15 +271,16 @@ class ProgressRegistry:
     def finish_progress(self, node_id: str) -> None:
         """A node has its results: all is done."""
         state = self.ensure_entry(node_id)
-        self._end(node_id, NodeState.Finished, state["max"])
+        state["value"] = state["max"]
+        self._end(node_id, NodeState.Finished)
 
     def fail_progress(self, node_id: str) -> None:
         """A node has failed; it stays where it was."""
-        self._end(node_id, NodeState.Error, self.ensure_entry(node_id)["value"])
+        self._end(node_id, NodeState.Error)
 
-    def _end(self, node_id: str, ended: NodeState, value: float) -> None:
+    def _end(self, node_id: str, ended: NodeState) -> None:
         state = self.ensure_entry(node_id)
-        state.update({"state": ended, "value": value, "max": state["max"]})
+        state["state"] = ended
         for handler in self._enabled():
             handler.finish_handler(node_id, state, self.prompt_id)
 
