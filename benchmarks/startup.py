@@ -10,24 +10,21 @@ import argparse
 import json
 import os
 import re
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.load import RESULTS
+from tools.demo_server import ROOT, resident_bytes, serving
 
-ROOT = Path(__file__).resolve().parent.parent
 MORE_THAN_TORCH_S = 2.5
 _SHOWN = 14
-_LONGEST_START_S = 120.0
 _SETTLED_S = 1.0
 _MIB = 2**20
 # What Python writes of each module: its own microseconds, those with what it imports, its name.
@@ -66,9 +63,8 @@ def _environment() -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1"}
 
 
-def _program(folder: Path, *flags: str) -> list[str]:
-    base = ("--cpu", "--base-directory", str(folder))
-    return [sys.executable, str(ROOT / "main.py"), *base, *flags]
+def _flags(folder: Path) -> list[str]:
+    return ["--cpu", "--base-directory", str(folder)]
 
 
 def import_torch_s() -> float:
@@ -76,13 +72,6 @@ def import_torch_s() -> float:
     begun = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import torch"], env=_environment(), check=True)
     return time.perf_counter() - begun
-
-
-def resident_bytes(pid: int) -> int:
-    """The memory of a process, with what it shares with others."""
-    text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    (line,) = [one for one in text.splitlines() if one.startswith("VmRSS:")]
-    return int(line.split()[1]) * 1024
 
 
 def torch_bytes() -> int:
@@ -101,46 +90,10 @@ def torch_bytes() -> int:
     return found
 
 
-@contextmanager
-def serving(folder: Path) -> Iterator[tuple[int, float]]:
-    """The program while it serves: its process id, and the seconds until it did.
-
-    Raises:
-        RuntimeError: It ended, or does not serve.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    begun = time.perf_counter()
-    process = subprocess.Popen(
-        _program(folder, "--port", str(port)),
-        env=_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        while not _is_open(port):
-            if process.poll() is not None or time.perf_counter() - begun > _LONGEST_START_S:
-                raise RuntimeError("The program does not serve. Start main.py to see why.")
-            time.sleep(0.005)
-        yield process.pid, time.perf_counter() - begun
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _is_open(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
-
-
 def import_report(folder: Path) -> str:
     """What Python tells of all imports of a start."""
-    command = _program(folder, "--quick-test-for-ci")
-    command[1:1] = ["-X", "importtime"]
+    python = (sys.executable, "-X", "importtime")
+    command = [*python, str(ROOT / "main.py"), *_flags(folder), "--quick-test-for-ci"]
     done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=True)
     return done.stderr
 
@@ -157,14 +110,18 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
 
     Returns:
         Seconds, bytes and packages, for JSON.
+
+    Raises:
+        NotServing: The program does not start; the end of its log says why.
     """
     torch_s, start_s, idle = [], [], 0
     for _ in range(rounds):
         torch_s.append(import_torch_s())
-        with serving(folder) as (pid, seconds):
-            start_s.append(seconds)
+        begun = time.perf_counter()
+        with serving(_flags(folder), _environment()) as server:
+            start_s.append(time.perf_counter() - begun)
             time.sleep(_SETTLED_S)
-            idle = resident_bytes(pid)
+            idle = resident_bytes(server.process.pid)
     return {
         "torch_s": torch_s,
         "start_s": start_s,

@@ -1,4 +1,4 @@
-"""The program in a process of its own, for ``make demo``: started, watched, stopped."""
+"""The program in a process of its own, for tools and benchmarks: started, watched, stopped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 _LONGEST_START_S = 180.0
 _LONGEST_STOP_S = 10.0
+_BETWEEN_CALLS_S = 0.005
 _LAST_LINES = 20
 
 
@@ -31,6 +32,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory of a process, with what it shares with others."""
+    return int(psutil.Process(pid).memory_info().rss)
 
 
 class Serving:
@@ -54,7 +60,7 @@ class Serving:
                 (line,) = (line for line in stream if line.startswith("VmHWM:"))
             return int(line.split()[1]) * 1024
         except (OSError, ValueError):
-            return int(psutil.Process(self.process.pid).memory_info().rss)
+            return resident_bytes(self.process.pid)
 
     def why(self, what: str) -> NotServing:
         """An error with the last lines of the log."""
@@ -77,9 +83,9 @@ class Serving:
             except OSError as err:
                 if time.monotonic() > deadline:
                     raise self.why("The server did not start in time:") from err
-                time.sleep(0.05)
+                time.sleep(_BETWEEN_CALLS_S)
             else:
-                self.memory_at_start = int(psutil.Process(self.process.pid).memory_info().rss)
+                self.memory_at_start = resident_bytes(self.process.pid)
                 return
 
     def stop(self) -> None:
@@ -94,11 +100,14 @@ class Serving:
 
 
 @contextmanager
-def serving(flags: Sequence[str]) -> Iterator[Serving]:
+def serving(
+    flags: Sequence[str], environment: Mapping[str, str] | None = None
+) -> Iterator[Serving]:
     """The program, serving on a free port of this machine; stopped at the end.
 
     Args:
         flags: More of its command line.
+        environment: Its variables; this process's if None.
 
     Raises:
         NotServing: It did not start.
@@ -113,6 +122,7 @@ def serving(flags: Sequence[str]) -> Iterator[Serving]:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env=environment,
                 # Ctrl-C is for the demo, which then stops the server itself.
                 start_new_session=True,
             )
