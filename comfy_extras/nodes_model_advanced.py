@@ -14,7 +14,6 @@ from node_helpers import MAX_RESOLUTION
 
 __all__ = ["LCM", "ModelSamplingDiscreteDistilled", "rescale_zero_terminal_snr_sigmas"]
 
-_CATEGORY = "advanced/model"
 _FEW_TOKENS, _MANY_TOKENS = 256, 4096
 # Pixels of a token's side: 8 in a position of the latent, and 2 positions.
 _TOKEN_SIDE = 16
@@ -102,7 +101,15 @@ def _with_sampling(model: Any, levels: type, prediction: type, **settings: Any) 
     return patched
 
 
-class ModelSamplingDiscrete:
+class _Patching:
+    """A node that gives a patched clone of a model."""
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "patch"
+    CATEGORY = "advanced/model"
+
+
+class ModelSamplingDiscrete(_Patching):
     """Says what a network of a discrete chain predicts."""
 
     _PREDICTIONS = (
@@ -124,26 +131,19 @@ class ModelSamplingDiscrete:
             }
         }
 
-    RETURN_TYPES = ("MODEL",)
-    FUNCTION = "patch"
-    CATEGORY = _CATEGORY
-
     def patch(self, model: Any, sampling: str, zsnr: bool) -> tuple[Any]:
         """Set it on a clone; `zsnr` stretches the chain to a signal to noise ratio of zero."""
         prediction = dict(self._PREDICTIONS)[sampling]
-        is_distilled = sampling == "lcm"
-        levels = (
-            ModelSamplingDiscreteDistilled
-            if is_distilled
-            else comfy.model_sampling.ModelSamplingDiscrete
-        )
+        levels = comfy.model_sampling.ModelSamplingDiscrete
+        if sampling == "lcm":
+            levels = ModelSamplingDiscreteDistilled
         patched = model.clone()
         made = _combined(levels, prediction)(model.model.model_config, zsnr=zsnr)
         patched.add_object_patch("model_sampling", made)
         return (patched,)
 
 
-class ModelSamplingContinuousEDM:
+class ModelSamplingContinuousEDM(_Patching):
     """Gives a model any noise level between two bounds."""
 
     _EDM_SIGMA_DATA = 0.5
@@ -160,10 +160,6 @@ class ModelSamplingContinuousEDM:
                 "sigma_min": _level(0.002),
             }
         }
-
-    RETURN_TYPES = ("MODEL",)
-    FUNCTION = "patch"
-    CATEGORY = _CATEGORY
 
     def patch(self, model: Any, sampling: str, sigma_max: float, sigma_min: float) -> tuple[Any]:
         """Set levels and prediction on a clone; "edm_playground_v2.5" sets the latents', too."""
@@ -190,7 +186,7 @@ class ModelSamplingContinuousEDM:
         return (patched,)
 
 
-class ModelSamplingContinuousV:
+class ModelSamplingContinuousV(_Patching):
     """Gives a v-prediction model of angles any noise level between two bounds."""
 
     @classmethod
@@ -205,10 +201,6 @@ class ModelSamplingContinuousV:
             }
         }
 
-    RETURN_TYPES = ("MODEL",)
-    FUNCTION = "patch"
-    CATEGORY = _CATEGORY
-
     def patch(self, model: Any, sampling: str, sigma_max: float, sigma_min: float) -> tuple[Any]:
         """Set them on a clone."""
         levels = comfy.model_sampling.ModelSamplingContinuousV
@@ -217,7 +209,7 @@ class ModelSamplingContinuousV:
         return (_with_sampling(model, levels, prediction, **bounds),)
 
 
-class ModelSamplingStableCascade:
+class ModelSamplingStableCascade(_Patching):
     """Shifts the noise levels of Stable Cascade."""
 
     @classmethod
@@ -225,27 +217,19 @@ class ModelSamplingStableCascade:
         """See nodes."""
         return {"required": {"model": ("MODEL",), "shift": _number(2.0)}}
 
-    RETURN_TYPES = ("MODEL",)
-    FUNCTION = "patch"
-    CATEGORY = _CATEGORY
-
     def patch(self, model: Any, shift: float) -> tuple[Any]:
         """Set the shift on a clone."""
         levels = comfy.model_sampling.StableCascadeSampling
         return (_with_sampling(model, levels, comfy.model_sampling.EPS, shift=shift),)
 
 
-class ModelSamplingSD3:
+class ModelSamplingSD3(_Patching):
     """Shifts the noise levels of a flow model whose network counts time to 1000."""
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """See nodes."""
         return {"required": {"model": ("MODEL",), "shift": _number(3.0)}}
-
-    RETURN_TYPES = ("MODEL",)
-    FUNCTION = "patch"
-    CATEGORY = _CATEGORY
 
     def patch(self, model: Any, shift: float, multiplier: float = 1000) -> tuple[Any]:
         """Set the shift on a clone; `multiplier` is the network's time at pure noise."""
@@ -269,7 +253,7 @@ class ModelSamplingAuraFlow(ModelSamplingSD3):
         return self.patch(model, shift, multiplier=1.0)
 
 
-class ModelSamplingFlux:
+class ModelSamplingFlux(_Patching):
     """Shifts the noise levels of a flow model by the size of the picture."""
 
     @classmethod
@@ -286,10 +270,6 @@ class ModelSamplingFlux:
             }
         }
 
-    RETURN_TYPES = ("MODEL",)
-    FUNCTION = "patch"
-    CATEGORY = _CATEGORY
-
     def patch(
         self, model: Any, max_shift: float, base_shift: float, width: int, height: int
     ) -> tuple[Any]:
@@ -301,17 +281,13 @@ class ModelSamplingFlux:
         return (_with_sampling(model, levels, comfy.model_sampling.CONST, shift=shift),)
 
 
-class RescaleCFG:
+class RescaleCFG(_Patching):
     """Guidance whose result keeps the spread of the positive prompt's prediction."""
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """See nodes."""
         return {"required": {"model": ("MODEL",), "multiplier": _number(0.7, 1.0)}}
-
-    RETURN_TYPES = ("MODEL",)
-    FUNCTION = "patch"
-    CATEGORY = _CATEGORY
 
     def patch(self, model: Any, multiplier: float) -> tuple[Any]:
         """Replace the formula of guidance on a clone; a multiplier of 0 leaves the usual one.
@@ -343,7 +319,7 @@ class RescaleCFG:
         return (patched,)
 
 
-class ModelComputeDtype:
+class ModelComputeDtype(_Patching):
     """Sets in which dtype a model computes."""
 
     @classmethod
@@ -352,8 +328,6 @@ class ModelComputeDtype:
         names = ["default", "fp32", "fp16", "bf16"]
         return {"required": {"model": ("MODEL",), "dtype": (names,)}}
 
-    RETURN_TYPES = ("MODEL",)
-    FUNCTION = "patch"
     CATEGORY = "advanced/debug/model"
 
     def patch(self, model: Any, dtype: str) -> tuple[Any]:
