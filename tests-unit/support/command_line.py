@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from support.environments import without_settings
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 SIMULATED = ("--setup", "support.simulated_device:install", "--device", "simgpu:0")
 
@@ -16,7 +18,6 @@ def start(
     *arguments: str | Path, module: str = "comfy.loading", cwd: Path | None = None
 ) -> subprocess.Popen[str]:
     """Start a command; several may run at once."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("COMFY_")}
     paths = [str(ROOT), str(ROOT / "tests-unit")]
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
@@ -24,7 +25,7 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
         cwd=cwd,
-        env={**kept, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**without_settings(), "PYTHONPATH": os.pathsep.join(paths)},
     )
 
 

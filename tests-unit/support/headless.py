@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from support.environments import environment
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLES = ROOT / "examples" / "workflows"
@@ -77,7 +78,6 @@ class Program:
 
     def start(self, *words: str | Path) -> subprocess.Popen[str]:
         """Start it; the command line's folders come before the words."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("COMFY_")}
         folders = [
             f"--{kind}-directory={self.folder / kind}" for kind in ("output", "input", "temp")
         ]
@@ -89,7 +89,7 @@ class Program:
             text=True,
             # Some other folder: nothing may depend on where it is started.
             cwd=self.folder,
-            env={**kept, "OMP_NUM_THREADS": "1"},
+            env=environment(),
         )
 
     def run(self, *words: str | Path, given: str | None = None) -> Finished:

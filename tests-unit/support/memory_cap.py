@@ -23,6 +23,7 @@ from typing import IO, Any
 
 from support import census
 from support.cgroup import MemoryGroup, cgroup_reason, new_group
+from support.environments import without_settings
 
 __all__ = ["Measured", "MemoryGroup", "cgroup_reason", "new_group", "run_measured"]
 
@@ -109,7 +110,7 @@ class _Child:
         command = [sys.executable, "-m", "support.measured_child", json.dumps(spec)]
         if group is not None:
             command = [*_ENTER, str(group.procs), *command]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("COMFY_")}
+        environment = without_settings()
         environment["PYTHONPATH"] = os.pathsep.join(map(str, _ROOTS))
         environment.update(spec["environment"])
         self.process = subprocess.Popen(

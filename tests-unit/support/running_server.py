@@ -12,7 +12,6 @@ Both give a `Client`, which asks over real sockets::
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import subprocess
@@ -34,6 +33,7 @@ from app import progress_hook
 from app.worker import Worker
 from comfy.cli_args import args
 from server import PromptServer
+from support.environments import environment as environment
 from support.server_client import PATIENCE_S as PATIENCE_S
 from support.server_client import Answer as Answer
 from support.server_client import Client as Client
@@ -188,12 +188,6 @@ def command(folder: Path, port: int, *flags: str) -> list[str]:
     """The command line of a server with folders of its own."""
     own = ("--base-directory", str(folder), "--port", str(port))
     return [sys.executable, str(ROOT / "main.py"), "--cpu", *own, *flags]
-
-
-def environment(**changes: str) -> dict[str, str]:
-    """This process's environment, for a program that shall not take all processors."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("COMFY_")}
-    return {**kept, "OMP_NUM_THREADS": "1", **changes}
 
 
 def start(
