@@ -36,14 +36,22 @@ class LoadedCheckpoint:
             model: The checkpoint's, or a patched one.
             guider: Both prompts and a scale of 3, if None is given.
         """
+        sigmas = custom.BasicScheduler.execute(model, "normal", 2, 1.0)[0][:2]
+        clean: torch.Tensor = self._run(model, sigmas, guider)[1]["samples"]
+        return clean
+
+    def sample(self, model: Any, steps: int = 2) -> torch.Tensor:
+        """What a model makes of noise under both prompts and a scale of 3."""
+        sigmas = custom.BasicScheduler.execute(model, "normal", steps, 1.0)[0]
+        made: torch.Tensor = self._run(model, sigmas)[0]["samples"]
+        return made
+
+    def _run(self, model: Any, sigmas: torch.Tensor, guider: Any = None) -> Any:
         if guider is None:
             guider = custom.CFGGuider.execute(model, self.positive, self.negative, 3.0)[0]
-        sigmas = custom.BasicScheduler.execute(model, "normal", 2, 1.0)[0][:2]
         parts = (custom.Noise_RandomNoise(3), guider, custom.KSamplerSelect.execute("euler")[0])
         empty = {"samples": torch.zeros(1, 4, 8, 8)}
-        made = custom.SamplerCustomAdvanced.execute(*parts, sigmas, empty)
-        clean: torch.Tensor = made[1]["samples"]
-        return clean
+        return custom.SamplerCustomAdvanced.execute(*parts, sigmas, empty)
 
 
 def _load(folder: Any, family: str) -> LoadedCheckpoint:

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from comfy.patcher_extension import WrappersMP
-from comfy_extras import nodes_custom_sampler as custom
 from comfy_extras import nodes_easycache
 from comfy_extras.guidance.patching import Window
 from comfy_extras.guidance.step_cache import StepCache
@@ -31,15 +30,6 @@ def _counted(model: Any) -> tuple[Any, list[int]]:
     counted = model.clone()
     counted.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "count", count)
     return counted, calls
-
-
-def _sample(loaded: Any, model: Any, sampler: str = "euler") -> torch.Tensor:
-    guider = custom.CFGGuider.execute(model, loaded.positive, loaded.negative, 3.0)[0]
-    sigmas = custom.BasicScheduler.execute(model, "normal", STEPS, 1.0)[0]
-    parts = (custom.Noise_RandomNoise(3), guider, custom.KSamplerSelect.execute(sampler)[0])
-    latent = {"samples": torch.zeros(1, 4, 8, 8)}
-    made: torch.Tensor = custom.SamplerCustomAdvanced.execute(*parts, sigmas, latent)[0]["samples"]
-    return made
 
 
 def _run(cache: StepCache, inputs: list[float], factor: float, offset: float) -> list[bool]:
@@ -98,9 +88,9 @@ def test_first_pass_decides_for_the_others_of_its_step() -> None:
 @pytest.mark.parametrize("node", NODES)
 def test_threshold_of_zero_leaves_nothing_out(sd15: Any, node: Any) -> None:
     counted, calls = _counted(sd15.model)
-    made = _sample(sd15, node.execute(counted, 0.0, 0.0, 1.0, False)[0])
+    made = sd15.sample(node.execute(counted, 0.0, 0.0, 1.0, False)[0], STEPS)
     assert sum(calls) == 2 * STEPS
-    wanted = _sample(sd15, sd15.model)
+    wanted = sd15.sample(sd15.model, STEPS)
     torch.testing.assert_close(made, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
 
 
@@ -112,12 +102,12 @@ def test_large_threshold_leaves_out_all_but_the_first_steps(
     patched = node.execute(sd15.model, 1e9, 0.0, 1.0, True)[0]
     counted, calls = _counted(patched)
     with caplog.at_level(logging.INFO):
-        made = _sample(sd15, counted)
+        made = sd15.sample(counted, STEPS)
     assert sum(calls) == 2 * 2
     assert made.isfinite().all()
     assert f"{node.__name__}: {STEPS - 2} of {STEPS} steps were left out." in caplog.text
     calls.clear()
-    assert torch.equal(_sample(sd15, counted), made)
+    assert torch.equal(sd15.sample(counted, STEPS), made)
     assert sum(calls) == 2 * 2
 
 
@@ -125,5 +115,5 @@ def test_large_threshold_leaves_out_all_but_the_first_steps(
 def test_window_limits_what_is_left_out(sd15: Any, node: Any) -> None:
     patched = node.execute(sd15.model, 1e9, 0.5, 1.0, False)[0]
     counted, calls = _counted(patched)
-    _sample(sd15, counted)
+    sd15.sample(counted, STEPS)
     assert sum(calls) == 2 * STEPS // 2

@@ -28,22 +28,13 @@ from comfy_extras.guidance.spectrum import scale_frequencies
 GENERATOR = torch.Generator().manual_seed(6)
 
 
-def _sample(loaded: Any, model: Any, side: int = 8, guider: Any = None, cfg: float = 3.0) -> Any:
-    if guider is None:
-        guider = custom.CFGGuider.execute(model, loaded.positive, loaded.negative, cfg)[0]
-    sigmas = custom.BasicScheduler.execute(model, "normal", 2, 1.0)[0]
-    parts = (custom.Noise_RandomNoise(3), guider, custom.KSamplerSelect.execute("euler")[0])
-    latent = {"samples": torch.zeros(1, 4, side, side)}
-    return custom.SamplerCustomAdvanced.execute(*parts, sigmas, latent)[0]["samples"]
-
-
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
 
 
 @pytest.fixture(scope="module")
 def plain(sd15: Any) -> Any:
-    return _sample(sd15, sd15.model)
+    return sd15.sample(sd15.model)
 
 
 NOTHING = {
@@ -92,17 +83,17 @@ SOMETHING = {
 
 @pytest.mark.parametrize("name", NOTHING)
 def test_patch_that_asks_for_nothing_changes_nothing(sd15: Any, plain: Any, name: str) -> None:
-    assert _same(_sample(sd15, NOTHING[name](sd15.model)[0]), plain)
+    assert _same(sd15.sample(NOTHING[name](sd15.model)[0]), plain)
 
 
 @pytest.mark.parametrize("name", SOMETHING)
 def test_patch_changes_a_clone_and_the_same_way_each_time(sd15: Any, plain: Any, name: str) -> None:
     patched = SOMETHING[name](sd15.model)[0]
-    made = _sample(sd15, patched)
+    made = sd15.sample(patched)
     assert made.isfinite().all()
     assert not _same(made, plain)
-    assert torch.equal(_sample(sd15, patched), made)
-    assert _same(_sample(sd15, sd15.model), plain)
+    assert torch.equal(sd15.sample(patched), made)
+    assert _same(sd15.sample(sd15.model), plain)
 
 
 def test_perturbed_pass_is_added_by_its_scale(sd15: Any) -> None:
@@ -133,9 +124,9 @@ def test_queries_and_keys_multiply_to_the_same_scores(
     sd15: Any, plain: Any, scale_q: float, scale_k: float
 ) -> None:
     multiply = nodes_attention_multiply.UNetCrossAttentionMultiply.execute
-    assert _same(_sample(sd15, multiply(sd15.model, scale_q, scale_k, 1, 1)[0]), plain)
+    assert _same(sd15.sample(multiply(sd15.model, scale_q, scale_k, 1, 1)[0]), plain)
     values = multiply(sd15.model, 1, 1, 2, 1)[0]
-    assert not _same(_sample(sd15, values), plain)
+    assert not _same(sd15.sample(values), plain)
 
 
 def test_text_encoder_is_multiplied_in_a_clone(sd15: Any) -> None:
