@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +17,6 @@ from comfy.patcher_extension import CallbacksMP
 from comfy.patcher_hooks import HookPatching
 from comfy.patcher_parts import PatcherParts
 from comfy.patcher_weights import Backup
-from comfy.progress import ByteProgress
 from comfy.residency import Residency, residency_of
 
 
@@ -221,12 +219,12 @@ class PatcherLoading(PatcherParts, HookPatching):
 
     def _place(self, device: torch.device, budget: int | None, force: bool) -> None:
         me: Any = self
-        title = type(self.model).__name__
-        stream = sys.stderr if comfy.utils.PROGRESS_BAR_ENABLED else None
         try:
-            with ByteProgress(title, stream, comfy.utils.PROGRESS_BAR_HOOK) as show:
+            with comfy.utils.byte_progress(type(self.model).__name__) as show:
                 self.residency.load(
-                    *(self.model, me, device),
+                    self.model,
+                    me,
+                    device,
                     budget=budget,
                     force=force,
                     cancel=_Interruption(),

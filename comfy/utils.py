@@ -163,9 +163,8 @@ def load_torch_file(
     """
     _hand_over_options()
     path = os.fspath(ckpt)
-    stream = sys.stderr if PROGRESS_BAR_ENABLED else None
     target = None if device is None else torch.device(device)
-    with progress.ByteProgress(os.path.basename(path), stream, PROGRESS_BAR_HOOK) as show:
+    with byte_progress(os.path.basename(path)) as show:
         try:
             loaded = comfy.loading.load(
                 path, device=target, progress=show, strategy=_strategy.get()
@@ -208,9 +207,7 @@ def save_torch_file(
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a safetensors file, whole or not at all; see `comfy.loading.save_state_dict`."""
-    stream = sys.stderr if PROGRESS_BAR_ENABLED else None
-    name = os.path.basename(os.fspath(ckpt))
-    with progress.ByteProgress(name, stream, PROGRESS_BAR_HOOK) as show:
+    with byte_progress(os.path.basename(os.fspath(ckpt))) as show:
         comfy.loading.save_state_dict(sd, ckpt, metadata=metadata, progress=show)
 
 
@@ -260,6 +257,12 @@ def set_progress_bar_global_hook(function: progress.Hook | None) -> None:
     """Let `function` know of all progress, as ``function(value, total, preview, node_id=...)``."""
     global PROGRESS_BAR_HOOK  # noqa: PLW0603 - ComfyUI's public switch
     PROGRESS_BAR_HOOK = function
+
+
+def byte_progress(title: str) -> progress.ByteProgress:
+    """What is told of bytes on their way: to the terminal if bars are on, and to the hook."""
+    stream = sys.stderr if PROGRESS_BAR_ENABLED else None
+    return progress.ByteProgress(title, stream, PROGRESS_BAR_HOOK)
 
 
 class ProgressBar(progress.ProgressBar):
