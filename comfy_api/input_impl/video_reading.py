@@ -54,8 +54,13 @@ def read_components(container: Any, source: Any) -> VideoComponents:
     if not frames:
         raise ValueError(f"No picture could be read from {_name(source)}. It may be cut off.")
     images = torch.from_numpy(np.stack(frames)).float().div_(255.0)
-    rate = Fraction(stream.average_rate or stream.guessed_rate or 1)
-    return VideoComponents(images, rate, sound_of(container), dict(container.metadata))
+    sound, metadata = sound_of(container), dict(container.metadata)
+    return VideoComponents(images, frame_rate(stream), sound, metadata)
+
+
+def frame_rate(stream: Any) -> Fraction:
+    """Pictures per second, on average; 1 if nothing tells."""
+    return Fraction(stream.average_rate or stream.guessed_rate or 1)
 
 
 def sound_of(container: Any) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from comfy_api.input.video_types import VideoInput
 from comfy_api.input_impl.video_reading import (
     count_frames,
     duration_s,
+    frame_rate,
     opened,
     read_components,
     video_stream,
@@ -66,8 +67,7 @@ class VideoFromFile(VideoInput):
     def get_frame_rate(self) -> Fraction:
         """Pictures per second, on average."""
         with opened(self._file) as container:
-            stream = video_stream(container, self._file)
-            return Fraction(stream.average_rate or stream.guessed_rate or 1)
+            return frame_rate(video_stream(container, self._file))
 
     def get_container_format(self) -> str:
         """Name of the kind of file; several that are read alike are divided by commas."""
