@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from support.hostile import MIB, port
+from support.hostile import MIB
 from support.live_program import (
     descriptors,
     listing,
@@ -80,7 +80,7 @@ def test_a_page_that_never_reads_holds_up_neither_prompts_nor_memory(running: Pr
         prompt[f"n{number}"] = node("ImageInvert", image=[last, 0])
         last = f"n{number}"
     prompt["show"] = node("PreviewImage", images=[last, 0])
-    with socket.create_connection(("127.0.0.1", port(running)), 20) as deaf:
+    with socket.create_connection(("127.0.0.1", running.port), 20) as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.sendall(
             b"GET /ws?clientId=deaf HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
@@ -115,7 +115,7 @@ def test_connections_that_stay_half_open_hold_nobody_up(
 
     async def hold(seconds_of_use: Any) -> None:
         pairs = await asyncio.gather(
-            *(asyncio.open_connection("127.0.0.1", port(running)) for _ in range(100))
+            *(asyncio.open_connection("127.0.0.1", running.port) for _ in range(100))
         )
         for _, writer in pairs:
             writer.write(HALVES[half])

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from support.hostile import MIB, REFUSED, ask, port
+from support.hostile import MIB, REFUSED, ask
 from support.live_program import (
     listing,
     picture,
@@ -113,7 +113,7 @@ SMUGGLED = (
 )
 def test_what_is_no_request_is_refused(running: Program, head: bytes) -> None:
     try:
-        status = status_of(raw(port(running), head))
+        status = status_of(raw(running.port, head))
     except ConnectionError:
         # Cut before all was sent.
         status = 0

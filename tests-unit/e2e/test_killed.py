@@ -161,8 +161,7 @@ def _begin_sampling(running: Program) -> None:
 
 
 def _begin_half_a_request(running: Program) -> None:
-    number = int(running.url.rpartition(":")[2])
-    connection = socket.create_connection(("127.0.0.1", number))
+    connection = socket.create_connection(("127.0.0.1", running.port))
     connection.sendall(b"POST /prompt HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n{")
     _STAY_OPEN.append(connection)
 

@@ -192,8 +192,10 @@ def test_connections_are_encrypted_with_a_key_and_a_certificate(folder: Path) ->
 def test_bare_listen_serves_every_address_and_warns(folder: Path) -> None:
     with program(folder, "--listen") as running:
         assert running.get("/prompt").status == 200
-        port = int(running.url.rpartition(":")[2])
-        with contextlib.suppress(OSError), socket.create_connection(("::1", port), 2) as six:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("::1", running.port), 2) as six,
+        ):
             six.sendall(b"GET /prompt HTTP/1.0\r\n\r\n")
             assert b"200 OK" in six.recv(100)
         assert "Other machines can reach this server" in running.said()

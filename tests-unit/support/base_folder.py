@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "workflows" / "text_to_image.json"
 CHECKPOINT = "shapes_tiny_sd15.safetensors"
+
+
+def link_checkpoint(folder: Path) -> None:
+    """Put the checkpoint that ships with the program where it looks for them."""
+    place = folder / "models" / "checkpoints"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / CHECKPOINT).symlink_to(ROOT / "models" / "checkpoints" / CHECKPOINT)
 
 
 def furnish(folder: Path) -> Path:
@@ -19,9 +25,8 @@ def furnish(folder: Path) -> Path:
     Returns:
         The folder.
     """
-    (folder / "models").mkdir()
-    os.symlink(ROOT / "models" / "checkpoints", folder / "models" / "checkpoints")
+    link_checkpoint(folder)
     (folder / "custom_nodes").mkdir()
     name = "websocket_image_save.py"
-    os.symlink(ROOT / "custom_nodes" / name, folder / "custom_nodes" / name)
+    (folder / "custom_nodes" / name).symlink_to(ROOT / "custom_nodes" / name)
     return folder

@@ -44,15 +44,10 @@ def served_with_secrets(around: Path) -> Iterator[Program]:
         yield running
 
 
-def port(running: Program) -> int:
-    """Where it serves."""
-    return int(running.url.rpartition(":")[2])
-
-
 def ask(running: Program, method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
     """Send a request as it is written; the answer, its head included."""
-    lines = [f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{port(running)}", *headers]
+    lines = [f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{running.port}", *headers]
     if method != "GET":
         lines.append(f"Content-Length: {len(body)}")
     head = "\r\n".join([*lines, "Connection: close", "", ""])
-    return raw(port(running), head.encode("latin-1") + body)
+    return raw(running.port, head.encode("latin-1") + body)

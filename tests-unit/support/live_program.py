@@ -9,21 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from support.base_folder import CHECKPOINT as CHECKPOINT
-from support.running_server import ROOT, Program
-
-_MODELS = ROOT / "models" / "checkpoints"
+from support.base_folder import link_checkpoint as link_checkpoint
+from support.running_server import Program
 
 Prompt = dict[str, dict[str, Any]]
 
 
 # -- prompts ---------------------------------------------------------------------------------------
-
-
-def link_checkpoint(folder: Path) -> None:
-    """Put the checkpoint that comes with the program where a base directory has such."""
-    place = folder / "models" / "checkpoints"
-    place.mkdir(parents=True, exist_ok=True)
-    (place / CHECKPOINT).symlink_to(_MODELS / CHECKPOINT)
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:

@@ -175,6 +175,13 @@ class Client:
         self._ssl = ssl
         self.session = self.thread.call(self._open())
 
+    @property
+    def port(self) -> int:
+        """Where it is on its machine."""
+        found = yarl.URL(self.url).port
+        assert found is not None
+        return found
+
     async def _open(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._ssl, limit=0))
 

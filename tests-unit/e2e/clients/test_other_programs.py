@@ -47,7 +47,7 @@ def comfy(programs: Programs, *words: str, **options: Any) -> dict[str, Any]:
 
 
 def at(server: Program) -> list[str]:
-    return ["--host", "127.0.0.1", "--port", server.url.rpartition(":")[2]]
+    return ["--host", "127.0.0.1", "--port", str(server.port)]
 
 
 # -- comfy-cli -------------------------------------------------------------------------------------
