@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from comfy.image_saving import strict_json, whole_path
-from comfy_api.internal.pyav import pyav
+from comfy_api.internal.pyav import pyav, sound_frame
 from comfy_api.util.video_types import VideoCodec, VideoComponents, VideoContainer
 
 _SUBSAMPLING = 2
@@ -119,9 +119,7 @@ def _sound_stream(into: Any, audio: Mapping[str, Any]) -> Any:
 def _encode_sound(into: Any, stream: Any, audio: Mapping[str, Any], seconds: Fraction) -> None:
     rate = int(audio["sample_rate"])
     waveform = audio["waveform"][0, :_STEREO, : math.ceil(seconds * rate)]
-    samples = waveform.detach().cpu().float().contiguous().numpy()
-    layout = "mono" if samples.shape[0] == 1 else "stereo"
-    frame = pyav().AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
-    frame.sample_rate, frame.pts = rate, 0
+    frame = sound_frame(waveform, rate, stream.layout.name)
+    frame.pts = 0
     into.mux(stream.encode(frame))
     into.mux(stream.encode(None))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 
 def pyav() -> Any:
     """The module ``av``.
@@ -19,3 +21,20 @@ def pyav() -> Any:
             "with `pip install av`."
         ) from err
     return av
+
+
+def sound_frame(waveform: torch.Tensor, rate: int, layout: str) -> Any:
+    """One sound as an encoder takes it.
+
+    Args:
+        waveform: (channels, samples), -1 to 1.
+        rate: Samples per second.
+        layout: PyAV's name of as many channels.
+
+    Raises:
+        RuntimeError: See `pyav`.
+    """
+    samples = waveform.detach().cpu().float().contiguous().numpy()
+    frame = pyav().AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
+    frame.sample_rate = rate
+    return frame

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from comfy.image_saving import whole_file
-from comfy_api.internal.pyav import pyav
+from comfy_api.internal.pyav import pyav, sound_frame
 from comfy_api.latest._save_places import metadata_of, place
 from comfy_api.latest._saved import SavedAudios, SavedResult
 from comfy_api.latest._widget_options import FolderType
@@ -87,12 +87,9 @@ def _write(
     quality: str,
     metadata: dict[str, str],
 ) -> None:
-    av = pyav()
     layout = _layout(waveform.shape[0])
-    samples = waveform.detach().cpu().float().contiguous().numpy()
-    frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
-    frame.sample_rate = rate
-    with whole_file(path) as file, av.open(file, mode="w", format=format) as container:
+    frame = sound_frame(waveform, rate, layout)
+    with whole_file(path) as file, pyav().open(file, mode="w", format=format) as container:
         container.metadata.update(metadata)
         target = _opus_rate(rate) if format == "opus" else rate
         stream = container.add_stream(_CODECS[format], rate=target, layout=layout)

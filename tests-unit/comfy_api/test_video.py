@@ -108,6 +108,14 @@ def test_a_film_without_sound_has_none() -> None:
     assert VideoFromFile(buffer).get_components().audio is None
 
 
+@pytest.mark.parametrize(("given", "kept"), [(1, 1), (2, 2), (6, 2)])
+def test_sound_is_mono_or_stereo(given: int, kept: int) -> None:
+    parts = components()
+    parts.audio = {"waveform": torch.zeros((1, given, RATE // 2)), "sample_rate": RATE}
+    read = VideoFromFile(VideoFromComponents(parts).get_stream_source()).get_components()
+    assert read.audio["waveform"].shape[:2] == (1, kept)
+
+
 def test_an_odd_size_loses_its_last_column() -> None:
     buffer = VideoFromComponents(components(width=63)).get_stream_source()
     assert VideoFromFile(buffer).get_dimensions() == (62, 32)
