@@ -97,13 +97,17 @@ class LoadedModel:
             unpatch_weights: Also undo patches; False where a clone takes the module over.
 
         Returns:
-            Whether the model is unloaded now; False if part of it stayed.
+            Whether the model is unloaded now, or gone by itself; False if part of it stayed.
         """
-        if memory_to_free is not None and memory_to_free < self.model_loaded_memory():
-            freed = self.model.partially_unload(self.model.offload_device, memory_to_free)
+        # Held from here on: the garbage collector may come at any allocation.
+        patcher = self.model
+        if patcher is None:
+            return self.is_gone()
+        if memory_to_free is not None and memory_to_free < patcher.loaded_size():
+            freed = patcher.partially_unload(patcher.offload_device, memory_to_free)
             if freed >= memory_to_free:
                 return False
-        self.model.detach(unpatch_weights)
+        patcher.detach(unpatch_weights)
         self.real_model = None
         return True
 

@@ -216,6 +216,26 @@ def test_a_model_that_nobody_holds_is_forgotten(
     assert simgpu.allocated_bytes == before
 
 
+def test_a_model_may_go_by_itself_while_it_is_being_unloaded(
+    checkpoint: Checkpoint, simgpu: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gc.collect()
+    before = simgpu.allocated_bytes
+    holders = [checkpoint.patcher()]
+    management.load_model_gpu(holders[0])
+    original = management.get_free_memory
+
+    def as_the_garbage_collector_comes(*args: Any, **kwargs: Any) -> Any:
+        holders.clear()
+        gc.collect()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(management, "get_free_memory", as_the_garbage_collector_comes)
+    management.unload_all_models()
+    assert management.current_loaded_models == []
+    assert simgpu.allocated_bytes == before
+
+
 def test_activations_push_the_model_itself_back_to_its_file(
     checkpoint: Checkpoint, simgpu: SimulatedDevice
 ) -> None:
