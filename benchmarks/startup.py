@@ -90,6 +90,25 @@ def torch_bytes() -> int:
     return found
 
 
+def start(folder: Path) -> tuple[float, int]:
+    """Start the program, and stop it when it has done nothing for a moment.
+
+    Args:
+        folder: A base directory.
+
+    Returns:
+        Seconds until it served, and its bytes of memory when idle.
+
+    Raises:
+        NotServing: It did not start; the end of its log says why.
+    """
+    begun = time.perf_counter()
+    with serving(_flags(folder), _environment()) as server:
+        seconds = time.perf_counter() - begun
+        time.sleep(_SETTLED_S)
+        return seconds, resident_bytes(server.process.pid)
+
+
 def import_report(folder: Path) -> str:
     """What Python tells of all imports of a start."""
     python = (sys.executable, "-X", "importtime")
@@ -117,11 +136,8 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
     torch_s, start_s, idle = [], [], 0
     for _ in range(rounds):
         torch_s.append(import_torch_s())
-        begun = time.perf_counter()
-        with serving(_flags(folder), _environment()) as server:
-            start_s.append(time.perf_counter() - begun)
-            time.sleep(_SETTLED_S)
-            idle = resident_bytes(server.process.pid)
+        seconds, idle = start(folder)
+        start_s.append(seconds)
     return {
         "torch_s": torch_s,
         "start_s": start_s,
