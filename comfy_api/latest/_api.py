@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from comfy_api.internal.blocking import Blocking
 from comfy_api.internal.versions import ComfyAPIBase
 from comfy_api.latest._progress import Execution
@@ -22,7 +24,13 @@ class ComfyAPI(ComfyAPIBase):
 
 
 class ComfyAPISync(Blocking):
-    """The same for other nodes; each call returns when it is done."""
+    """The same for other nodes; each call returns when it is done.
+
+    Attributes:
+        API: What it is the same as.
+    """
+
+    API: ClassVar[type[ComfyAPI]] = ComfyAPI
 
     def __init__(self) -> None:
-        super().__init__(ComfyAPI())
+        super().__init__(self.API())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from comfy_api.internal.blocking import Blocking
 from comfy_api.latest import ComfyAPI as _Latest
+from comfy_api.latest import ComfyAPISync as _LatestSync
 from comfy_api.latest import Input, InputImpl, Types
 
 
@@ -14,11 +14,10 @@ class ComfyAPI(_Latest):
     STABLE = True
 
 
-class ComfyAPISync(Blocking):
+class ComfyAPISync(_LatestSync):
     """The same for other nodes."""
 
-    def __init__(self) -> None:
-        super().__init__(ComfyAPI())
+    API = ComfyAPI
 
 
 __all__ = ["ComfyAPI", "ComfyAPISync", "Input", "InputImpl", "Types"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from comfy_api.internal.blocking import Blocking
 from comfy_api.latest import IO, UI, ComfyExtension, Input, InputImpl, Types, io, ui
 from comfy_api.latest import ComfyAPI as _Latest
+from comfy_api.latest import ComfyAPISync as _LatestSync
 
 
 class ComfyAPI(_Latest):
@@ -14,11 +14,10 @@ class ComfyAPI(_Latest):
     STABLE = False
 
 
-class ComfyAPISync(Blocking):
+class ComfyAPISync(_LatestSync):
     """The same for other nodes."""
 
-    def __init__(self) -> None:
-        super().__init__(ComfyAPI())
+    API = ComfyAPI
 
 
 __all__ = [
