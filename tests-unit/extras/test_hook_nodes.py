@@ -210,9 +210,38 @@ def test_properties_are_put_on_both_and_added_to_the_others() -> None:
     assert pairs[2][0][1].keys() == {"kept"}
 
 
+@pytest.mark.parametrize(
+    ("node", "count", "wanted"),
+    [
+        (conds.ConditioningSetProperties, 1, [[1.0]]),
+        (conds.ConditioningSetPropertiesAndCombine, 2, [[1.0, 2.0]]),
+        (conds.PairConditioningSetProperties, 2, [[1.0], [2.0]]),
+    ],
+)
+def test_properties_are_put_on_what_is_new(node: Any, count: int, wanted: list[Any]) -> None:
+    hooks, mask = HookGroup(), torch.ones(4, 4)
+    given = [cond(float(number + 1)) for number in range(count)]
+    made = node().set_properties(*given, 0.5, "default", mask, hooks, (0.2, 0.8))
+    assert [[one[1]["kept"] for one in part] for part in made] == wanted
+    for *old, (_, new) in made:
+        assert all(one[1].keys() == {"kept"} for one in old)
+        assert new["hooks"] is hooks
+        assert (new["mask_strength"], new["set_area_to_bounds"]) == (0.5, False)
+        assert (new["start_percent"], new["end_percent"]) == (0.2, 0.8)
+
+
 def test_default_holds_where_no_other_does() -> None:
     (both,) = conds.ConditioningSetDefaultCombine().set_default_and_combine(cond(1.0), cond(2.0))
     assert [one[1].get("default", False) for one in both] == [False, True]
+
+
+def test_pairs_are_added_positive_to_positive() -> None:
+    pairs = [cond(float(number)) for number in range(4)]
+    made = conds.PairConditioningCombine().combine(*pairs)
+    assert [[one[1]["kept"] for one in part] for part in made] == [[0.0, 2.0], [1.0, 3.0]]
+    made = conds.PairConditioningSetDefaultCombine().set_default_and_combine(*pairs)
+    found = [[(one[1]["kept"], one[1].get("default", False)) for one in part] for part in made]
+    assert found == [[(0.0, False), (2.0, True)], [(1.0, False), (3.0, True)]]
 
 
 def test_range_of_time_knows_what_lies_around_it() -> None:
