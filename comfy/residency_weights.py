@@ -17,7 +17,7 @@ from comfy.loading.destinations import cast_dtype
 from comfy.loading.file_tensor import FileTensor
 from comfy.loading.homes import Fetcher
 from comfy.loading.sources import is_mapped, source_of
-from comfy.loading.weight_file import WeightSlice
+from comfy.loading.weight_slice import WeightSlice
 
 # Weights below this size are always at home: fetching one costs more than its bytes.
 SMALL_BYTES = 16 * 1024

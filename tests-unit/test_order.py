@@ -50,7 +50,7 @@ UNITS = _list("""
 LOADING_UNITS = _list("""
     errors options reader
     signals hardware mounts cgroups usage memory
-    weight_file storage pages page_cache
+    weight_file weight_slice storage pages page_cache
     encodings strict_json header_table header pickle_machine pickle_names pickle_zip pickles
     shards contents
     homes writes file_tensor deferred sources devices staging rings decision_table plan windows destinations

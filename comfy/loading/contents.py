@@ -13,7 +13,8 @@ from comfy.loading.errors import HeaderProblem, InvalidWeightFile
 from comfy.loading.header import read_header
 from comfy.loading.pickles import PickledTensor, read_pickle
 from comfy.loading.shards import is_index, read_index
-from comfy.loading.weight_file import FileTable, WeightFile, WeightSlice
+from comfy.loading.weight_file import FileTable, WeightFile
+from comfy.loading.weight_slice import WeightSlice
 
 SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")

@@ -10,7 +10,7 @@ import torch
 
 from comfy.loading.page_cache import CacheEffect
 from comfy.loading.pages import SMALL_BYTES, anonymous, typed
-from comfy.loading.weight_file import WeightSlice
+from comfy.loading.weight_slice import WeightSlice
 from comfy.loading.windows import Piece
 
 

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map
 from comfy.loading.errors import FrozenTensor
 from comfy.loading.homes import Fetcher, Home, TensorFileSlice
 from comfy.loading.pages import empty_of
-from comfy.loading.weight_file import WeightSlice
+from comfy.loading.weight_slice import WeightSlice
 from comfy.loading.writes import written_arguments
 
 aten = torch.ops.aten

@@ -27,7 +27,8 @@ from comfy.loading.errors import HeaderProblem
 from comfy.loading.header_table import LENGTH_BYTES, Judge, TableEntry, TableReader, compact
 from comfy.loading.reader import read_exactly
 from comfy.loading.strict_json import JsonProblem, decode
-from comfy.loading.weight_file import FileTable, WeightFile, WeightSlice
+from comfy.loading.weight_file import FileTable, WeightFile
+from comfy.loading.weight_slice import WeightSlice
 
 __all__ = [
     "ENCODINGS",

@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol
 import torch
 
 from comfy.loading.pages import SMALL_BYTES, anonymous
-from comfy.loading.weight_file import Hold, WeightFile, WeightSlice
+from comfy.loading.weight_file import Hold, WeightFile
+from comfy.loading.weight_slice import WeightSlice
 
 
 class Fetcher(Protocol):

@@ -34,7 +34,8 @@ from comfy.loading.rings import Rings, with_index
 from comfy.loading.sources import remember_copy
 from comfy.loading.transfer import Transfer
 from comfy.loading.usage import Gauge
-from comfy.loading.weight_file import FileTable, WeightFile, WeightSlice
+from comfy.loading.weight_file import FileTable, WeightFile
+from comfy.loading.weight_slice import WeightSlice
 
 # A thread costs more than it brings for reads below this size.
 _THREADS_FROM_BYTES = 16 * 1024 * 1024

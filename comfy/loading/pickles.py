@@ -38,7 +38,8 @@ from comfy.loading.pickle_machine import (
 from comfy.loading.pickle_names import Layout, Names, NeedsTorch, StorageType
 from comfy.loading.pickle_zip import Archive, PositionalFile
 from comfy.loading.reader import read_exactly
-from comfy.loading.weight_file import WeightFile, WeightSlice
+from comfy.loading.weight_file import WeightFile
+from comfy.loading.weight_slice import WeightSlice
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from comfy.loading.plan import ALIASES, LoadPlan, LoadRequest
 from comfy.loading.reader import CancelToken, Progress
 from comfy.loading.storage import StorageProfile
 from comfy.loading.transfer import Transfer
-from comfy.loading.weight_file import WeightSlice
+from comfy.loading.weight_slice import WeightSlice
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 import torch
 
 from comfy.loading.file_tensor import FileTensor
-from comfy.loading.weight_file import WeightFile, WeightSlice
+from comfy.loading.weight_file import WeightFile
+from comfy.loading.weight_slice import WeightSlice
 
 _SOURCE_TAG = "_comfy_loading_source"
 _MAPPED_TAG = "_comfy_loading_mapped"

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from comfy.loading.page_cache import DIRECT_BLOCK_BYTES
 from comfy.loading.pages import round_down
-from comfy.loading.weight_file import WeightFile, WeightSlice
+from comfy.loading.weight_file import WeightFile
+from comfy.loading.weight_slice import WeightSlice
 
 # Reading this much for nothing costs less than one more request.
 MAX_GAP_BYTES = 64 * 1024

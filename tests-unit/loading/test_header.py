@@ -22,7 +22,8 @@ from comfy.loading.errors import (
     WeightReadFailed,
 )
 from comfy.loading.header import ENCODINGS, MAX_HEADER_BYTES, read_header, read_raw_header
-from comfy.loading.weight_file import FileTable, WeightSlice
+from comfy.loading.weight_file import FileTable
+from comfy.loading.weight_slice import WeightSlice
 from support.bad_headers import BAD_HEADERS, STRICTER, STRICTER_HEADERS, BadHeader
 from support.bad_indexes import BAD_INDEXES
 from support.bad_pickles import BAD_PICKLES

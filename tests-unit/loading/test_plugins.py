@@ -19,7 +19,7 @@ from comfy.loading.plan import LoadPlan, LoadRequest
 from comfy.loading.registry import OpenContext, StrategyRegistry
 from comfy.loading.strategies.readinto import ReadInto
 from comfy.loading.testing import as_bytes
-from comfy.loading.weight_file import WeightSlice
+from comfy.loading.weight_slice import WeightSlice
 from support.files import write_safetensors
 from support.memory_cap import run_measured
 from support.simulated_device import SimulatedDevice

@@ -13,7 +13,7 @@ from comfy.loading.strategies.file_slice import FileSlice
 from comfy.loading.strategies.mmap import Mmap
 from comfy.loading.strategies.readinto import ReadInto
 from comfy.loading.testing import StrategyContract
-from comfy.loading.weight_file import WeightSlice
+from comfy.loading.weight_slice import WeightSlice
 
 
 class TestMmap(StrategyContract):

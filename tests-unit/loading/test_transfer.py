@@ -20,7 +20,8 @@ from comfy.loading.reader import CancelToken
 from comfy.loading.staging import StagingRing
 from comfy.loading.testing import as_bytes, descriptors_of, sample_tensors, write_raw
 from comfy.loading.transfer import Transfer
-from comfy.loading.weight_file import FileTable, WeightSlice
+from comfy.loading.weight_file import FileTable
+from comfy.loading.weight_slice import WeightSlice
 from support.simulated_device import SimulatedDevice
 
 KIB = 1024

@@ -12,7 +12,8 @@ import torch
 from comfy.loading import weight_file
 from comfy.loading.errors import NotASlice, WeightFileChanged, WeightReadFailed
 from comfy.loading.testing import descriptors_of
-from comfy.loading.weight_file import FileTable, WeightFile, WeightSlice
+from comfy.loading.weight_file import FileTable, WeightFile
+from comfy.loading.weight_slice import WeightSlice
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from comfy.loading.page_cache import DIRECT_BLOCK_BYTES
 from comfy.loading.pages import round_down
-from comfy.loading.weight_file import FileTable, WeightFile, WeightSlice
+from comfy.loading.weight_file import FileTable, WeightFile
+from comfy.loading.weight_slice import WeightSlice
 from comfy.loading.windows import MAX_GAP_BYTES, Window, plan_windows
 
 LIMIT = 64 * 1024

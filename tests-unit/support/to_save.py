@@ -9,7 +9,8 @@ import torch
 from comfy.loading.encodings import ENCODINGS
 from comfy.loading.file_tensor import FileTensor
 from comfy.loading.header import read_header
-from comfy.loading.weight_file import FileTable, WeightSlice
+from comfy.loading.weight_file import FileTable
+from comfy.loading.weight_slice import WeightSlice
 
 ROOT = Path(__file__).parents[2]
 DTYPES = [one.torch_dtype for one in ENCODINGS.values() if not one.is_raw]

@@ -70,6 +70,7 @@ _READING = (
     "options",
     "reader",
     "weight_file",
+    "weight_slice",
     "storage",
     "mounts",
     "pages",

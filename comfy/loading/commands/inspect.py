@@ -25,7 +25,8 @@ from comfy.loading.page_cache import resident_bytes
 from comfy.loading.pickles import PickledTensor
 from comfy.loading.shards import is_index, read_index
 from comfy.loading.usage import in_words
-from comfy.loading.weight_file import FileTable, WeightFile, WeightSlice
+from comfy.loading.weight_file import FileTable, WeightFile
+from comfy.loading.weight_slice import WeightSlice
 
 _VALUE_WIDTH = 72
 _NAMES = defaultdict(

@@ -14,7 +14,7 @@ from comfy.loading.memory import MemoryNeed
 from comfy.loading.plan import LoadPlan, LoadRequest
 from comfy.loading.registry import OpenContext
 from comfy.loading.storage import StorageProfile
-from comfy.loading.weight_file import WeightSlice
+from comfy.loading.weight_slice import WeightSlice
 
 
 class FileSlice:

@@ -21,7 +21,7 @@ from comfy.loading.sources import remember_source
 from comfy.loading.storage import StorageProfile
 from comfy.loading.strategies.readinto import ReadInto
 from comfy.loading.transfer import ALIGN_BYTES, IN_PLACE_BYTES
-from comfy.loading.weight_file import WeightSlice
+from comfy.loading.weight_slice import WeightSlice
 
 # Linux allows 65,530 mappings for a process, and others want some.
 MAX_MAPPINGS = 16_384

@@ -14,7 +14,7 @@ from comfy.loading.plan import LoadPlan, LoadRequest
 from comfy.loading.registry import OpenContext
 from comfy.loading.sources import remember_source
 from comfy.loading.storage import StorageProfile
-from comfy.loading.weight_file import WeightSlice
+from comfy.loading.weight_slice import WeightSlice
 
 
 class ReadInto:
