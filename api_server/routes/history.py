@@ -26,7 +26,7 @@ def register(routes: web.RouteTableDef, server: Any) -> None:
             offset = _number_in(request, "offset")
         except ValueError as err:
             return json_text.refusal(str(err))
-        return json_text.answer(
+        return await json_text.long_answer(
             server.prompt_queue.get_history(
                 max_items=None if limit is None else max(0, limit),
                 offset=-1 if offset is None else offset,

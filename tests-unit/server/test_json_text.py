@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import json
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from api_server.utils.json_text import dumps
+from api_server.utils.json_text import answer, dumps, long_answer
 
 LARGEST = 1.7976931348623157e308
 
@@ -64,3 +65,28 @@ def test_what_contains_itself_has_none() -> None:
     endless.append(endless)
     with pytest.raises(ValueError, match="contains itself"):
         dumps(endless)
+
+
+def test_a_long_answer_says_what_a_short_one_does() -> None:
+    entries = {"a": 1, 'with "marks"': [float("nan")], "ü": {"deep": {1}}}
+    for told in (entries, {}):
+        made = asyncio.run(long_answer(told))
+        assert (made.text, made.content_type) == (answer(told).text, "application/json")
+
+
+def test_others_have_their_turn_at_each_entry_of_a_long_answer() -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def both() -> None:
+        beside = asyncio.create_task(other())
+        await long_answer(dict.fromkeys(map(str, range(100))))
+        beside.cancel()
+
+    asyncio.run(both())
+    assert turns >= 100
