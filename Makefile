@@ -60,6 +60,6 @@ bench: $(STAMP) ## Compare our strategies with the peers that are installed
 custom-node: $(STAMP) ## Build dist/onecopy-loader.zip: our loading for an unchanged ComfyUI
 	$(PY) tools/build_custom_node.py
 
-clean: ## Remove the environment and all caches
-	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean: ## Remove the environment, all caches and what was built
+	rm -rf $(VENV) dist .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
