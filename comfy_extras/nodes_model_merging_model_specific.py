@@ -12,6 +12,12 @@ def _row(name: str, count: int) -> tuple[str, ...]:
     return tuple(name.format(number) for number in range(count))
 
 
+def _sd3(blocks: int) -> tuple[str, ...]:
+    """The parts of a Stable Diffusion 3 with so many joint blocks."""
+    embedders = ("pos_embed.", "x_embedder.", "context_embedder.", "y_embedder.", "t_embedder.")
+    return (*embedders, *_row("joint_blocks.{}.", blocks), "final_layer.")
+
+
 class _Parts(ModelMergeBlocks):
     """A merge with one ratio for each part.
 
@@ -63,15 +69,7 @@ class ModelMergeSDXL(_Parts):
 class ModelMergeSD3_2B(_Parts):
     """For Stable Diffusion 3, medium."""
 
-    PARTS = (
-        "pos_embed.",
-        "x_embedder.",
-        "context_embedder.",
-        "y_embedder.",
-        "t_embedder.",
-        *_row("joint_blocks.{}.", 24),
-        "final_layer.",
-    )
+    PARTS = _sd3(24)
 
 
 class ModelMergeAuraflow(_Parts):
@@ -108,15 +106,7 @@ class ModelMergeFlux1(_Parts):
 class ModelMergeSD35_Large(_Parts):
     """For Stable Diffusion 3.5, large."""
 
-    PARTS = (
-        "pos_embed.",
-        "x_embedder.",
-        "context_embedder.",
-        "y_embedder.",
-        "t_embedder.",
-        *_row("joint_blocks.{}.", 38),
-        "final_layer.",
-    )
+    PARTS = _sd3(38)
 
 
 class ModelMergeMochiPreview(_Parts):
