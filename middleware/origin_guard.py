@@ -27,27 +27,25 @@ def is_loopback_address(address: str) -> bool:
 
     Those of no interface are, too: browsers that connect to 0.0.0.0 reach their own machine.
     """
+    found = _address(address)
+    return found is not None and (found.is_loopback or found.is_unspecified)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The IP address that a text is; None if it is a name."""
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        found = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
-        return False
-    if isinstance(found, ipaddress.IPv6Address):
-        found = found.ipv4_mapped or found
-    return found.is_loopback or found.is_unspecified
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
 
 
 async def is_loopback(host: str | None) -> bool:
     """Whether a name or address leads to this machine and nowhere else."""
     if not host:
         return False
-    if is_loopback_address(host):
-        return True
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        pass
-    else:
-        return False
+    if _address(host) is not None:
+        return is_loopback_address(host)
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
