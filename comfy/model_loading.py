@@ -64,9 +64,8 @@ class ModelLoading:
             rooms[device] = room
         for entry in entries:
             self._take_over(entry)
-            _Arrival(self._face, entry, rooms[entry.device], force_full_load).run(
-                force_patch_weights
-            )
+            room = rooms[entry.device]
+            _Arrival(self._face, entry, entries, room, force_full_load).run(force_patch_weights)
             entry.currently_used = True
             self._known[:] = [entry, *(one for one in self._known if one is not entry)]
 
@@ -188,9 +187,18 @@ class ModelLoading:
 class _Arrival:
     """One model on its way to its device: how much of it, and what if the device is full."""
 
-    def __init__(self, face: Any, entry: LoadedModel, room: Beside, is_whole: bool) -> None:
+    def __init__(
+        self,
+        face: Any,
+        entry: LoadedModel,
+        together: Sequence[LoadedModel],
+        room: Beside,
+        is_whole: bool,
+    ) -> None:
         self._face = face
         self._entry = entry
+        # Those that are needed at the same time; none of them may give way to another.
+        self._together = together
         self._room = room
         self._is_whole = is_whole
 
@@ -204,7 +212,7 @@ class _Arrival:
             # Its frames may hold half-loaded weights.
             forget_frames(err)
             logger.warning("%s is full (%s); unloading other models", self._entry.device, err)
-        others = self._face.free_memory(FULL, self._entry.device, keep_loaded=[self._entry])
+        others = self._face.free_memory(FULL, self._entry.device, keep_loaded=self._together)
         self._face.soft_empty_cache()
         try:
             self._load(self._second(bool(others)), force_patch_weights)

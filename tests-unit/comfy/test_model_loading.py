@@ -137,6 +137,26 @@ def test_full_half_way_others_give_way_and_the_second_try_succeeds(
     assert torch.equal(run(second.model), checkpoint.expected())
 
 
+def test_full_half_way_no_model_of_the_same_call_gives_way(
+    checkpoint: Checkpoint, simgpu: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, first, second = (checkpoint.patcher() for _ in range(3))
+    management.load_model_gpu(other)
+    load = type(second).partially_load
+
+    def with_an_allocation_that_fails(patcher: Any, *args: Any, **kwargs: Any) -> int:
+        if patcher is second and is_in_file(second) and not is_in_file(other):
+            simgpu.fail_allocation(3)
+        return load(patcher, *args, **kwargs)
+
+    monkeypatch.setattr(type(second), "partially_load", with_an_allocation_that_fails)
+    management.load_models_gpu([first, second])
+    assert on_device(first) == on_device(second) == checkpoint.nbytes
+    assert is_in_file(other)
+    assert management.loaded_models() == [second, first]
+    assert torch.equal(run(first.model), checkpoint.expected())
+
+
 def test_full_twice_is_one_error_with_numbers_and_nothing_half_loaded(
     checkpoint: Checkpoint, simgpu: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
