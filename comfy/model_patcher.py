@@ -14,6 +14,7 @@ import torch
 
 import comfy.lora
 from comfy.attributes import get_attr, set_attr_param
+from comfy.loading import FileTensor
 from comfy.model_options import create_model_options_clone
 from comfy.model_options import (
     set_model_options_patch_replace as set_model_options_patch_replace,
@@ -306,8 +307,10 @@ class ModelPatcher(PatcherLoading, OptionSetters):
         if not patches:
             return None
         weight, set_func, convert_func = get_key_weight(self.model, key)
-        if not return_weight and not self.residency.can_read_again(key):
-            self.backup.setdefault(key, Backup(weight, False))
+        source = self.residency.source(key)
+        if not return_weight and not isinstance(source, FileTensor):
+            # What is on the device goes: the backup is where it came from.
+            self.backup.setdefault(key, Backup(weight if source is None else source, False))
         with torch.inference_mode(False), torch.no_grad():
             wide = wide_copy(weight, convert_func, device_to)
             wide = self.calculate_weight(patches, wide, key)

@@ -27,7 +27,7 @@ from comfy.loading.reader import CancelToken, Progress
 from comfy.loading.rings import with_index
 from comfy.loading.sources import is_mapped, remember_source
 from comfy.residency_layers import LayerSetup, Patcher
-from comfy.residency_weights import Patch, Weight, survey
+from comfy.residency_weights import Patch, Weight, is_in_host_memory, survey
 
 _CPU = torch.device("cpu")
 
@@ -78,20 +78,18 @@ class Residency:
         """The names of all weights of a loaded model."""
         return {key for weight in self.weights for key in weight.keys}
 
-    def can_read_again(self, key: str) -> bool:
-        """Whether a weight of a loaded model has a file behind it."""
+    def source(self, key: str) -> torch.Tensor | None:
+        """The unpatched weight of this name; None if the model is not loaded."""
         if not self._by_key:
             self._by_key = {key: weight for weight in self.weights for key in weight.keys}
         weight = self._by_key.get(key)
-        return weight is not None and isinstance(weight.source, FileTensor)
+        return None if weight is None else weight.source
 
     def host_bytes(self, model: torch.nn.Module) -> int:
-        """Bytes of weights in host memory that are no pages of a file."""
-        return sum(
-            one.current.nbytes
-            for one in self._survey(model, self._device)[0]
-            if one.is_on_host and not is_mapped(one.current)
-        )
+        """Bytes of weights in host memory that are no pages of a file; where they are, and whence."""
+        weights, _ = self._survey(model, self._device)
+        held = {id(held): held for one in weights for held in (one.current, one.source)}
+        return sum(tensor.nbytes for tensor in held.values() if is_in_host_memory(tensor))
 
     def sources(self) -> dict[str, torch.Tensor]:
         """The unpatched weights of a loaded model by name; reads nothing."""

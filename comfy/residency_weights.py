@@ -87,12 +87,6 @@ class Weight:
             return False
         return current.device == device
 
-    @property
-    def is_on_host(self) -> bool:
-        """Whether its bytes are in host memory."""
-        current = self.current
-        return current.is_cpu and not (isinstance(current, FileTensor) and current.is_in_file)
-
     def put(self, tensor: torch.Tensor) -> None:
         """Let every module hold `tensor`, so that tied weights stay tied."""
         self.adopt(_as_parameter_like(tensor, self.source))
@@ -112,6 +106,13 @@ class Weight:
             self.source = _as_parameter_like(self.source.detach().to(offload), self.source)
         self.put(self.source)
         self.applied = ()
+
+
+def is_in_host_memory(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's bytes are in host memory, and are no pages of a file."""
+    if isinstance(tensor, FileTensor) and tensor.is_in_file:
+        return False
+    return tensor.is_cpu and not is_mapped(tensor)
 
 
 def _holder(module: torch.nn.Module, name: str) -> dict[str, Any]:

@@ -105,6 +105,8 @@ def test_a_weight_without_a_file_is_kept_while_it_is_patched(
     patcher.add_patches({KEY: (_diff(),)})
     patcher.patch_model(DEVICE)
     assert list(patcher.backup) == [KEY]
+    assert patcher.backup[KEY].weight is made
+    assert simgpu.allocated_bytes == patcher.loaded_size()
     assert torch.equal(_weights(patcher)[KEY], 0.5 + _diff())
     patcher.detach()
     assert patcher.backup == {}

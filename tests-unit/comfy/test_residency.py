@@ -182,6 +182,7 @@ def test_a_weight_that_no_file_has_keeps_its_place_on_the_host(
     patcher = checkpoint.patcher(network)
     patcher.patch_model(DEVICE)
     assert {network.blocks[0].weight.device, network.table.device} == {DEVICE}
+    assert patcher.get_ram_usage() == made.nbytes + table.nbytes
     patcher.detach()
     assert network.blocks[0].weight is made
     assert network.table is table
