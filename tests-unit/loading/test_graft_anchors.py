@@ -84,7 +84,7 @@ def test_calls_are_found_by_name_in_their_order() -> None:
 def test_calls_in_inner_functions_are_not_the_functions_own() -> None:
     source = _source("def f(m):\n    def g():\n        m.to(1)\n    return g\n")
     with pytest.raises(GraftRefused, match=r"a call of m.to\(\) was not found"):
-        source.call("f", "m.to")
+        source.calls_of("f", "m.to")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_calls_in_inner_functions_are_not_the_functions_own() -> None:
 )
 def test_lines_go_before_the_statement_of_a_call(text: str) -> None:
     source = _source(text)
-    made = _after(source, source.before(source.call("f", "m.to"), LINE, "f"))
+    made = _after(source, source.before(source.calls_of("f", "m.to")[0], LINE, "f"))
     compile(made, "made", "exec")
     lines = made.splitlines()
     place = next(i for i, line in enumerate(lines) if "inserted()" in line)
@@ -107,7 +107,7 @@ def test_lines_go_before_the_statement_of_a_call(text: str) -> None:
 def test_a_call_that_shares_its_line_is_refused() -> None:
     source = _source("def f(m):\n    if m: m.to(1)\n")
     with pytest.raises(GraftRefused, match="a statement on a line of its own"):
-        source.before(source.call("f", "m.to"), LINE, "f")
+        source.before(source.calls_of("f", "m.to")[0], LINE, "f")
 
 
 @pytest.mark.parametrize("content", [b"def f(:\n", b"x = '\xff'\n", b"x\0\n"])

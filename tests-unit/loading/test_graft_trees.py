@@ -213,8 +213,8 @@ MISSING = {
     "comfy/model_base.py, BaseModel.load_model_weights(): a call of": _replace(
         "comfy/model_base.py", ".load_state_dict(", ".fill("
     ),
-    "comfy/model_patcher.py, ModelPatcher.load(): a call of load_completely.sort()": _replace(
-        "comfy/model_patcher.py", "load_completely", "chosen"
+    "comfy/model_patcher.py, ModelPatcher.load(): a loop over load_completely": _replace(
+        "comfy/model_patcher.py", "for x in load_completely", "for x in self._chosen()"
     ),
     "comfy/model_patcher.py, ModelPatcher.unpatch_model(): a call of self.model.to()": _replace(
         "comfy/model_patcher.py", "self.model.to(device_to)", "move(self.model, device_to)"

@@ -7,6 +7,7 @@ versions. What is not found raises, with the file and the function.
 from __future__ import annotations
 
 import ast
+import codecs
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,11 +88,14 @@ class Source:
     # -- what there is ---------------------------------------------------------------------------
 
     def find_function(self, name: str) -> Function | None:
-        """A function by its dotted name, classes included; None if there is none."""
+        """A function by its dotted name, classes included; None if there is none.
+
+        Of several definitions the last one, which is what the name means to callers.
+        """
         nodes: Sequence[ast.AST] = [self.tree]
         for part in name.split("."):
             nodes = [inner for node in nodes for inner in _named(node, part)]
-        return next((node for node in nodes if isinstance(node, Function)), None)
+        return next((node for node in reversed(nodes) if isinstance(node, Function)), None)
 
     def function(self, name: str) -> Function:
         """A function by its dotted name.
@@ -105,8 +109,9 @@ class Source:
         return found
 
     def parameters(self, function: Function) -> list[str]:
-        """The names of a function's parameters that can be given by position."""
-        return [one.arg for one in (*function.args.posonlyargs, *function.args.args)]
+        """The names of a function's parameters, those that are given by name only at the end."""
+        given = function.args
+        return [one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
 
     def calls(self, inside: ast.AST, name: str) -> list[ast.Call]:
         """Calls in the order of the text.
@@ -121,8 +126,8 @@ class Source:
             return [one for one in found if dotted(one.func).endswith(name[1:])]
         return [one for one in found if dotted(one.func) == name]
 
-    def call(self, function: str, name: str) -> ast.Call:
-        """The first call of that name in a function.
+    def calls_of(self, function: str, name: str) -> list[ast.Call]:
+        """The calls of that name in a function, in the order of the text; at least one.
 
         Raises:
             GraftRefused: If there is no such function or call.
@@ -130,7 +135,13 @@ class Source:
         found = self.calls(self.function(function), name)
         if not found:
             raise self.missing(f"a call of {name}()", f"{function}()")
-        return found[0]
+        return found
+
+    def loops(self, inside: ast.AST, name: str) -> list[ast.For]:
+        """``for`` loops over a variable, or over what is made of it, in the order of the text."""
+        found = [node for node in _own_nodes(inside) if isinstance(node, ast.For)]
+        over = [one for one in found if any(dotted(part) == name for part in ast.walk(one.iter))]
+        return sorted(over, key=lambda node: node.lineno)
 
     # -- where lines can go ----------------------------------------------------------------------
 
@@ -142,6 +153,9 @@ class Source:
             if not is_docstring and not isinstance(node, ast.Import | ast.ImportFrom):
                 break
             last = _end(node)
+        if not last and self.tree.body:
+            # Comments at the very top may mean something there.
+            return self._before(self.tree.body[0], lines, "module")
         return Insertion(self._free(last + 1, ""), tuple(lines))
 
     def at_start_of(self, function: Function, lines: Sequence[str]) -> Insertion:
@@ -226,6 +240,12 @@ def dotted(node: ast.AST) -> str:
     return "[]"
 
 
+def split_lines(content: bytes) -> tuple[bytes, list[bytes]]:
+    """A file's byte order mark, empty if it has none, and its lines with their ends."""
+    mark = codecs.BOM_UTF8 if content.startswith(codecs.BOM_UTF8) else b""
+    return mark, content.removeprefix(mark).splitlines(keepends=True)
+
+
 def apply(source: Source, insertions: Sequence[Insertion]) -> bytes:
     """Put lines into a file, which keeps its own line ends and everything else.
 
@@ -233,14 +253,14 @@ def apply(source: Source, insertions: Sequence[Insertion]) -> bytes:
         source: The file.
         insertions: In any order; those before the same line in the order given.
     """
-    pieces = source.content.splitlines(keepends=True)
+    mark, pieces = split_lines(source.content)
     if any(one.line > len(pieces) for one in insertions) and not pieces[-1].endswith(b"\n"):
         raise GraftRefused(
             f"{source.name}: its last line does not end.",
             hint="Add a line end there; nothing was changed.",
         )
     end = b"\r\n" if b"\r\n" in source.content else b"\n"
-    result: list[bytes] = []
+    result = [mark]
     for number in range(1, len(pieces) + 2):
         for one in insertions:
             if one.line == number:

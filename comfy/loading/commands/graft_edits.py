@@ -7,7 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from comfy.loading.commands.graft_anchors import GraftRefused, Insertion, Source, apply
+from comfy.loading.commands.graft_anchors import (
+    Function,
+    GraftRefused,
+    Insertion,
+    Source,
+    apply,
+    split_lines,
+)
 
 MARK = "  # onecopy"
 
@@ -83,10 +90,15 @@ def _flags(hooks: _Hooks) -> None:
     calls += source.calls(_everything(source), "*.parse_known_args")
     if not calls:
         raise source.missing("a call of parser.parse_args()")
-    first = min(calls, key=lambda call: (call.lineno, call.col_offset))
+    calls.sort(key=lambda call: (call.lineno, call.col_offset))
+    results = [(call, _assigned_name(source, call)) for call in calls]
+    # What other files import is `args`; a parser may have run before, for flags of its own.
+    named = [one for one in results if one[1] == "args"] or [one for one in results if one[1]]
+    if not named:
+        raise source.missing("a name to which the result of parse_args() is assigned")
+    first, result = named[0]
     assert isinstance(first.func, ast.Attribute)  # the name that was looked for has a dot
     parser = ast.unparse(first.func.value)
-    result = _assigned_name(source, first)
     hooks.importing("flags", "onecopy_flags")
     hooks.add(
         f"{parser}.{first.func.attr}(), before it",
@@ -106,7 +118,7 @@ def _everything(source: Source) -> ast.Module:
     return ast.Module(flat, [])
 
 
-def _assigned_name(source: Source, call: ast.Call) -> str:
+def _assigned_name(source: Source, call: ast.Call) -> str | None:
     for node in ast.walk(source.tree):
         if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
             continue
@@ -115,7 +127,7 @@ def _assigned_name(source: Source, call: ast.Call) -> str:
             # parse_known_args gives two values.
             target = target.elts[0] if isinstance(target, ast.Tuple) else target
             return ast.unparse(target)
-    raise source.missing("a name to which the result of parse_args() is assigned")
+    return None
 
 
 def _load_torch_file(hooks: _Hooks) -> None:
@@ -138,40 +150,104 @@ def _load_torch_file(hooks: _Hooks) -> None:
 
 def _model_base(hooks: _Hooks) -> None:
     source, name = hooks.source, "BaseModel.load_model_weights"
-    call = source.call(name, "*.load_state_dict")
-    if not call.args or not isinstance(call.args[0], ast.Name):
-        raise source.missing("load_state_dict() of a named state dict", f"{name}()")
-    assert isinstance(call.func, ast.Attribute)  # the name that was looked for has a dot
-    given, module = call.args[0].id, ast.unparse(call.func.value)
     hooks.importing("models", "onecopy_models")
-    hooks.add(
-        f"{name}(), {module}.load_state_dict()",
-        source.before(call, [f"{given} = onecopy_models.adopt({module}, {given})"], name),
-    )
+    for call in source.calls_of(name, "*.load_state_dict"):
+        weights = _argument(call, "state_dict")
+        if not isinstance(weights, ast.Name):
+            raise source.missing("load_state_dict() of a named state dict", f"{name}()")
+        module = _receiver(call)
+        adopting = f"{weights.id} = onecopy_models.adopt({module}, {weights.id})"
+        hooks.add(f"{name}(), {module}.load_state_dict()", source.before(call, [adopting], name))
+
+
+def _argument(call: ast.Call, name: str) -> ast.expr | None:
+    """What a call gives as its first argument, by position or by name."""
+    if call.args:
+        return call.args[0]
+    return next((one.value for one in call.keywords if one.arg == name), None)
+
+
+def _receiver(call: ast.Call) -> str:
+    assert isinstance(call.func, ast.Attribute)  # the name that was looked for has a dot
+    return ast.unparse(call.func.value)
 
 
 def _model_patcher(hooks: _Hooks) -> None:
-    source = hooks.source
     hooks.importing("models", "onecopy_models")
-    load = source.function("ModelPatcher.load")
-    parameters = source.parameters(load)
-    if len(parameters) < 2:
-        raise source.missing("a parameter for the device", "ModelPatcher.load()")
-    call = source.call("ModelPatcher.load", "load_completely.sort")
-    placing = f"onecopy_models.place(self.model, load_completely, {parameters[1]}, self.patches)"
-    hooks.add(
-        "ModelPatcher.load(), load_completely.sort()",
-        source.after(call, [placing], "ModelPatcher.load"),
-    )
+    _placing(hooks)
     for name, receiver in (
         ("ModelPatcher.unpatch_model", "self.model"),
         ("ModelPatcher.partially_unload", "m"),
     ):
-        call = source.call(name, f"{receiver}.to")
-        if not call.args:
-            raise source.missing(f"{receiver}.to() with a device", f"{name}()")
-        going = f"onecopy_models.return_home({receiver}, {ast.unparse(call.args[0])})"
-        hooks.add(f"{name}(), {receiver}.to()", source.before(call, [going], name))
+        _going_home(hooks, name, receiver)
+
+
+def _placing(hooks: _Hooks) -> None:
+    source, name = hooks.source, "ModelPatcher.load"
+    load = source.function(name)
+    device = _device_parameter(source, name)
+    entries = _list_of_those_that_move(source, load, device)
+    placing = [f"onecopy_models.place(self.model, {entries}, {device}, self.patches)"]
+    sorting = source.calls(load, f"{entries}.sort")
+    if sorting:
+        place = source.after(sorting[0], placing, name)
+        hooks.add(f"{name}(), {entries}.sort()", place)
+    else:
+        loop = source.loops(load, entries)[0]
+        hooks.add(f"{name}(), for {entries}", source.before(loop, placing, name))
+
+
+def _list_of_those_that_move(source: Source, load: Function, device: str) -> str:
+    """The list of modules that go to the device completely, as `load` calls it."""
+    lists = {_receiver(call) for call in source.calls(load, "*.append")}
+    usual = "load_completely"
+    if usual in lists and source.loops(load, usual):
+        return usual
+    moving = {
+        one
+        for one in lists
+        for loop in source.loops(load, one)
+        if any(_moves_to(call, device) for call in source.calls(loop, "*.to"))
+    }
+    if len(moving) != 1:
+        raise source.missing(f"a loop over {usual}", "ModelPatcher.load()")
+    return moving.pop()
+
+
+def _moves_to(call: ast.Call, device: str) -> bool:
+    given = _argument(call, "device")
+    return isinstance(given, ast.Name) and given.id == device
+
+
+def _device_parameter(source: Source, name: str) -> str:
+    parameters = source.parameters(source.function(name))[1:]
+    if not parameters:
+        raise source.missing("a parameter for the device", f"{name}()")
+    return "device_to" if "device_to" in parameters else parameters[0]
+
+
+def _going_home(hooks: _Hooks, name: str, receiver: str) -> None:
+    """Before each move of modules away from the device, whatever they are called there."""
+    source, device = hooks.source, _device_parameter(hooks.source, name)
+    found = source.calls(source.function(name), "*.to")
+    moves = [call for call in found if _is_move(call, receiver, device)]
+    if not moves:
+        raise source.missing(f"a call of {receiver}.to() with a device", f"{name}()")
+    for call in moves:
+        given = _argument(call, "device")
+        assert given is not None  # else it is no move
+        going = f"onecopy_models.return_home({_receiver(call)}, {ast.unparse(given)})"
+        what = f"{name}(), {_receiver(call)}.to()"
+        hooks.add(what, source.before(call, [going], name))
+
+
+def _is_move(call: ast.Call, receiver: str, device: str) -> bool:
+    assert isinstance(call.func, ast.Attribute)  # the name that was looked for has a dot
+    if _receiver(call) == receiver:
+        return _argument(call, "device") is not None
+    # Said twice in the lines, it must be something without effects.
+    is_name = isinstance(call.func.value, ast.Name | ast.Attribute | ast.Subscript)
+    return is_name and _moves_to(call, device)
 
 
 def _model_management(hooks: _Hooks) -> None:
@@ -180,7 +256,12 @@ def _model_management(hooks: _Hooks) -> None:
     device = source.function("get_torch_device")
     hooks.add(
         "get_torch_device(), after it",
-        source.after(device, ["onecopy_memory.run_on(get_torch_device)"], "get_torch_device"),
+        source.after(
+            device,
+            # Looked up at each call: others may replace it.
+            ["onecopy_memory.run_on(lambda: get_torch_device())"],
+            "get_torch_device",
+        ),
     )
     free = source.function("get_free_memory")
     parameters = source.parameters(free)
@@ -246,8 +327,8 @@ def without_marked_lines(name: str, content: bytes) -> bytes:
         GraftRefused: If what is left is no Python: somebody built upon the lines.
     """
     mark = MARK.encode()
-    lines = content.splitlines(keepends=True)
-    left = b"".join(line for line in lines if not line.rstrip(b"\r\n").endswith(mark))
+    begin, lines = split_lines(content)
+    left = begin + b"".join(line for line in lines if not line.rstrip(b"\r\n").endswith(mark))
     try:
         Source(name, left)
     except GraftRefused as err:

@@ -115,17 +115,19 @@ def place(
     _bring(wants, target, lambda key: places[int(key)])
 
 
-def return_home(module: torch.nn.Module, device: torch.device | str | None) -> None:
+def return_home(module: object, device: torch.device | str | None) -> None:
     """Let weights return to their files instead of being copied to the host.
 
     To be called before the program moves a module away from the device, and after it has taken
     its patches back.
 
     Args:
-        module: And everything inside it.
+        module: And everything inside it; what is no module is left alone.
         device: Where the program moves it; nothing is done unless that is the CPU.
     """
     if device is None or torch.device(device).type != "cpu":
+        return
+    if not isinstance(module, torch.nn.Module):
         return
     shared: dict[int, torch.nn.Parameter] = {}
     for one in module.modules():
