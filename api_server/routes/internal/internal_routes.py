@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import Any
 
@@ -79,10 +80,14 @@ class InternalRoutes:
 
 def _newest_first(folder: str) -> list[str]:
     """Names of visible files in a folder; none if there is no folder."""
+    ages: list[tuple[float, str]] = []
     try:
         with os.scandir(folder) as entries:
-            files = [one for one in entries if one.is_file() and not one.name.startswith(".")]
-            files.sort(key=lambda one: one.stat().st_mtime, reverse=True)
+            for one in entries:
+                # A node, or a user, may remove it meanwhile.
+                with contextlib.suppress(FileNotFoundError):
+                    if one.is_file() and not one.name.startswith("."):
+                        ages.append((one.stat().st_mtime, one.name))
     except FileNotFoundError:
         return []
-    return [one.name for one in files]
+    return [name for _, name in sorted(ages, key=lambda pair: pair[0], reverse=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -127,6 +128,24 @@ def test_files_are_told_newest_first(
         os.utime(tmp_path / "top" / name, (100 - age, 100 - age))
     (tmp_path / "top" / "broken.png").symlink_to(tmp_path / "gone")
     assert served.get(f"/internal/files/{kind}").json() == ["b.png", "a.png"]
+
+
+def test_a_file_that_goes_away_meanwhile_does_not_hide_the_others(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    for name in ("gone.png", "stays.png"):
+        (tmp_path / name).write_text("")
+    scan = os.scandir
+
+    def late_scan(folder: str) -> contextlib.nullcontext[list[os.DirEntry[str]]]:
+        with scan(folder) as entries:
+            found = list(entries)
+        (tmp_path / "gone.png").unlink()
+        return contextlib.nullcontext(found)
+
+    monkeypatch.setattr(os, "scandir", late_scan)
+    assert served.get("/internal/files/output").json() == ["stays.png"]
 
 
 @pytest.mark.parametrize("kind", ["models", "user", *TRAVERSALS])
