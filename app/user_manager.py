@@ -115,9 +115,11 @@ class UserManager:
         if user.startswith(folder_paths.SYSTEM_USER_PREFIX):
             raise ValueError("System User prefix not allowed")
         with _adding:
-            if shown in self.users.values():
+            # Without --multi-user those in the file were not read, but must stay there.
+            known = {**read_json_object(self.get_users_file()), **self.users}
+            if shown in known.values():
                 raise ValueError(f"There is a user named {json.dumps(shown)} already")
-            write_json(self.get_users_file(), {**self.users, user: shown})
+            write_json(self.get_users_file(), {**known, user: shown})
             self.users[user] = shown
         return user
 

@@ -63,6 +63,19 @@ def test_a_user_that_was_added_is_known_also_after_a_restart(many: Path) -> None
     assert again.get_request_user_id(_from(user)) == user
 
 
+def test_a_program_for_one_user_keeps_the_users_of_one_for_many(
+    many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = UserManager().add_user("Ann")
+    monkeypatch.setattr(user_manager.args, "multi_user", False)
+    alone = UserManager()
+    other = alone.add_user("Bob")
+    with pytest.raises(ValueError, match="Ann"):
+        alone.add_user("Ann")
+    monkeypatch.setattr(user_manager.args, "multi_user", True)
+    assert UserManager().users.items() >= {user: "Ann", other: "Bob"}.items()
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [
