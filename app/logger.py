@@ -218,6 +218,6 @@ def on_flush(callback: Listener) -> None:
     """Call a function whenever something new was written and flushed.
 
     Args:
-        callback: Gets the new entries; what it raises reaches whoever wrote.
+        callback: Gets the new entries; if it raises, it is not called again.
     """
     _writes.listen(callback)
