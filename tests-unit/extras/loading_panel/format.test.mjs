@@ -21,6 +21,8 @@ test("sizes are told in the unit that suits them", () => {
 
 test("spans of time are told in seconds or minutes", () => {
   assert.deepEqual([0.1234, 12.34, 61, 600].map(format.duration), ["0.12 s", "12.3 s", "1 min 1 s", "10 min 0 s"]);
+  // No minute has sixty seconds left over.
+  assert.deepEqual([59.97, 119.7].map(format.duration), ["1 min 0 s", "2 min 0 s"]);
 });
 
 test("homes are shares of one bar", () => {
