@@ -81,14 +81,16 @@ def walk(directory: str, excluded: Collection[str]) -> tuple[list[str], dict[str
     """
     files: list[str] = []
     times: dict[str, float] = {}
-    seen: set[str] = set()
+    # Two links to one folder give its files two names each; only a way back up has no end.
+    above: dict[str, frozenset[str]] = {}
     for root, names, here in os.walk(directory, followlinks=True):
         real = os.path.realpath(root)
-        if real in seen:
+        way = above.pop(root, frozenset())
+        if real in way:
             names.clear()
             continue
-        seen.add(real)
         names[:] = [name for name in names if name not in excluded]
+        above.update((os.path.join(root, name), way | {real}) for name in names)
         try:
             times[root] = os.path.getmtime(root)
         except FileNotFoundError:

@@ -203,6 +203,27 @@ def test_a_link_to_a_folder_above_ends(models: Path) -> None:
     assert folder_paths.get_filename_list("things") == ["a.safetensors"]
 
 
+def test_files_of_a_folder_that_two_links_lead_to_have_a_name_below_each(
+    models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shared = tmp_path_factory.mktemp("shared")
+    (shared / "a.safetensors").touch()
+    for name in ("one", "two"):
+        (models / name).symlink_to(shared, target_is_directory=True)
+    names = [os.path.join(name, "a.safetensors") for name in ("one", "two")]
+    assert folder_paths.get_filename_list("things") == names
+
+
+def test_folders_that_link_to_each_other_end(models: Path) -> None:
+    for name, other in (("one", "two"), ("two", "one")):
+        (models / name).mkdir()
+        (models / name / "a.safetensors").touch()
+        (models / name / other).symlink_to(models / other, target_is_directory=True)
+    names = ["one/a", "one/two/a", "two/a", "two/one/a"]
+    found = [name.replace(os.sep, "/") for name in folder_paths.get_filename_list("things")]
+    assert found == [f"{name}.safetensors" for name in names]
+
+
 @pytest.mark.parametrize("name", ["../secret", "/secret", "sub/../../secret"])
 def test_a_name_cannot_lead_out_of_its_folder(models: Path, name: str) -> None:
     (models.parent / "secret").touch()
