@@ -79,6 +79,9 @@ def parse(content: bytes, source: str, is_strict: bool = True) -> Workflow:
         ) from err
     except UserError as err:
         raise UserError(f"{source}: {err}") from err
+    except (RecursionError, ValueError) as err:
+        # Brackets thousands deep, or a number of thousands of digits.
+        raise UserError(f"{source} holds no workflow ({err}).") from err
     return _sort(found, source)
 
 
@@ -132,8 +135,8 @@ def _of_picture(content: bytes, source: str) -> Workflow:
     except UnidentifiedImageError as err:
         # Its own text names the buffer.
         raise UserError(f"{source} is a damaged picture.") from err
-    except (OSError, SyntaxError) as err:
-        raise UserError(f"{source} is a damaged picture: {err}.") from err
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:
+        raise UserError(f"{source} is a damaged picture: {str(err).rstrip('.')}.") from err
     parts = {
         key: parse(texts[key].encode("utf-8"), f"{source}, text '{key}'", is_strict=False)
         for key in ("prompt", "workflow")

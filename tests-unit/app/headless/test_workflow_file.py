@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -97,7 +98,10 @@ def test_a_node_without_inputs_has_none() -> None:
         ('{"prompt": {"1": 2}}', "node 1 is no object"),
         ('{"1": {"class_type": "A", "inputs": []}}', "inputs of node 1 are no object"),
         ('{"1": {"class_type": "A", "inputs": {"x": NaN}}}', "NaN is no number of JSON"),
+        ("[" * 100_000, "holds no workflow .*recursion"),
+        ('{"1": {"class_type": "A", "inputs": {"x": ' + "9" * 5000 + "}}}", "4300 digits"),
     ],
+    ids=lambda value: value[:40],
 )
 def test_what_is_no_workflow_is_refused_with_the_file_s_name(
     tmp_path: Path, text: str, told: str
@@ -122,6 +126,26 @@ def test_a_damaged_picture_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(UserError, match="damaged picture"):
         read(str(path))
+
+
+def test_a_picture_that_claims_to_be_huge_is_refused(tmp_path: Path) -> None:
+    content = bytearray(Path(a_picture(tmp_path / "p.png", prompt=PROMPT)).read_bytes())
+    header = slice(12, 29)
+    content[16:24] = (100_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[header]).to_bytes(4, "big")
+    (tmp_path / "p.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"p\.png is a damaged picture: Image size"):
+        read(str(tmp_path / "p.png"))
+
+
+def test_a_picture_whose_text_swells_is_refused(tmp_path: Path) -> None:
+    info = PngInfo()
+    info.add_text("workflow", json.dumps(PAGE) + " " * 2_000_000, zip=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "p.png", pnginfo=info)
+    with pytest.raises(
+        UserError, match=r"p\.png is a damaged picture: Decompressed data too large"
+    ):
+        read(str(tmp_path / "p.png"))
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
