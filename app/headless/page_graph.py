@@ -22,6 +22,7 @@ from app.headless.page_scopes import (
     scopes_of,
 )
 from app.headless.page_widgets import values_of
+from comfy_execution.validation_values import WRAPPER
 
 Prompt = dict[str, dict[str, Any]]
 """Node id to {"class_type", "inputs", "_meta"}."""
@@ -81,20 +82,21 @@ def _inputs(scope: Scope, node: Mapping[str, Any], node_class: Any) -> dict[str,
         found = dict(stored) if isinstance(stored, Mapping) else {}
     else:
         found = values_of(node_class, stored)
-    # A list in a prompt is a link unless it is wrapped.
-    found = {
-        name: {"__value__": value} if isinstance(value, list) else value
-        for name, value in found.items()
-    }
+    found = {name: _constant(value) for name, value in found.items()}
     for given in node.get("inputs") or ():
         if given.get("link") is None:
             continue
         source = _follow(scope, given["link"], ())
         if isinstance(source, _Constant):
-            found[given["name"]] = source.value
+            found[given["name"]] = _constant(source.value)
         elif source is not None:
             found[given["name"]] = source
     return found
+
+
+def _constant(value: Any) -> Any:
+    """A value as a prompt holds it: a list there is a link unless it is wrapped."""
+    return {WRAPPER: value} if isinstance(value, list) else value
 
 
 def _follow(scope: Scope, link_id: Any, seen: tuple[Any, ...]) -> _Source:

@@ -101,13 +101,13 @@ def scopes_of(page: Mapping[str, Any]) -> Scope:
     Raises:
         UserError: If it is not of the page's form, or a subgraph holds itself.
     """
-    definitions = (page.get("definitions") or {}).get("subgraphs") or []
     try:
+        definitions = (page.get("definitions") or {}).get("subgraphs") or []
         known = {str(one["id"]): one for one in definitions}
         return _scope(page, known, "", ())
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as err:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
         raise UserError(
             f"This workflow has a form that is not known ({type(err).__name__}: {err})."
         ) from err

@@ -200,6 +200,13 @@ def test_a_primitive_gives_its_value_to_all_that_it_is_wired_to() -> None:
     assert "9" not in prompt
 
 
+def test_a_list_that_comes_over_a_wire_is_wrapped_as_well() -> None:
+    several = [wired("prefix", 1, "COMBO", widget={"name": "prefix"})]
+    nodes = [a_node(9, "PrimitiveNode", [["1", 0]]), a_node(3, "Save", ["p"], inputs=several)]
+    prompt = convert(nodes, [[1, 9, 0, 3, 0, "COMBO"]])
+    assert prompt["3"]["inputs"]["prefix"] == {"__value__": ["1", 0]}
+
+
 @pytest.mark.parametrize("kind", ["Note", "MarkdownNote"])
 def test_notes_are_left_out(kind: str) -> None:
     assert convert([a_node(1, kind, ["text"])]) == {}
@@ -311,8 +318,14 @@ def test_a_class_that_cannot_tell_its_inputs_is_named() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [{"nodes": [{"type": "Save"}]}, {"nodes": [1]}, {"nodes": [], "links": [[1]]}],
-    ids=["node without id", "node that is a number", "short link"],
+    [
+        {"nodes": [{"type": "Save"}]},
+        {"nodes": [1]},
+        {"nodes": [], "links": [[1]]},
+        {"nodes": [], "links": [[1, 1, float("inf"), 3, 0, "MODEL"]]},
+        {"nodes": [], "definitions": [1]},
+    ],
+    ids=["node without id", "node that is a number", "short link", "endless slot", "definitions"],
 )
 def test_what_has_another_form_is_refused_in_words(page: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="form that is not known"):
