@@ -75,6 +75,11 @@ KINDS: tuple[FileKind, ...] = (
         "load it with ControlNetLoader (models/controlnet)",
     ),
     FileKind(
+        "a GLIGEN",
+        lambda keys: _any_contains("position_net.")(keys) and _any_contains(".fuser.")(keys),
+        "load it with GLIGENLoader (models/gligen)",
+    ),
+    FileKind(
         "a TAESD autoencoder",
         lambda keys: _has("3.conv.0.weight")(keys) or _any_starts("taesd_decoder.")(keys),
         "put it into models/vae_approx, for previews or for VAELoader",

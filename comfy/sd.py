@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+import comfy.gligen
 import comfy.lora
 import comfy.lora_convert
 import comfy.utils
@@ -37,6 +38,7 @@ __all__ = [
     "load_clip",
     "load_diffusion_model",
     "load_diffusion_model_state_dict",
+    "load_gligen",
     "load_lora_for_models",
     "load_state_dict_guess_config",
     "load_text_encoder_state_dicts",
@@ -296,6 +298,11 @@ def load_unet(unet_path: str, dtype: torch.dtype | None = None) -> ModelPatcher:
 def load_unet_state_dict(sd: StateDict, dtype: torch.dtype | None = None) -> ModelPatcher | None:
     """Load a diffusion model; deprecated name of `load_diffusion_model_state_dict`."""
     return load_diffusion_model_state_dict(sd, {"dtype": dtype})
+
+
+def load_gligen(ckpt_path: str) -> ModelPatcher:
+    """Load a GLIGEN; no weight is read. RuntimeError if the file holds none that can be run."""
+    return comfy.gligen.load(ckpt_path)
 
 
 # -- text encoders, LoRAs ------------------------------------------------------------------------
