@@ -161,6 +161,20 @@ class WeightFile:
         if found != self.identity:
             raise WeightFileChanged(self.path, self.identity, found)
 
+    def found_at(self, path: str) -> None:
+        """Note that a file of this identity was opened at a path: it may have been renamed.
+
+        Raises:
+            WeightFileChanged: If the bytes are others meanwhile.
+        """
+        try:
+            self.check_identity()
+        except WeightFileChanged:
+            if path == self.path:
+                raise
+            self.path = path
+            self.check_identity()
+
     def hold(self) -> Hold:
         """Keep the descriptor open as long as somebody refers to the returned object.
 
@@ -311,7 +325,7 @@ class FileTable:
             return file
         # Not under the table's lock: files take theirs first, and the table's inside it.
         raw.close()
-        known.check_identity()
+        known.found_at(name)
         return known
 
     def touch(self, file: WeightFile) -> None:

@@ -132,6 +132,20 @@ def test_file_deleted_while_it_is_held_still_has_its_bytes(file: WeightFile, pat
     del hold
 
 
+@pytest.mark.parametrize("is_held", [False, True])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_renamed_file_is_opened_by_its_new_name(
+    file: WeightFile, path: Path, table: FileTable, is_held: bool, is_replaced: bool
+) -> None:
+    hold = file.hold() if is_held else None
+    kept = path.rename(path.with_name("kept.bin"))
+    if is_replaced:
+        path.write_bytes(b"a new version")
+    assert table.open(kept) is file
+    del hold
+    assert read(file, 10, 2) == bytes([10, 11])
+
+
 def test_missing_file_is_a_file_not_found_error(table: FileTable, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         table.open(tmp_path / "nothing.safetensors")
