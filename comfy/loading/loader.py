@@ -40,10 +40,6 @@ from comfy.loading.weight_file import FileTable
 
 logger = logging.getLogger(__name__)
 
-# A thread costs more than it brings for reads below this size.
-_THREADS_FROM_BYTES = 16 * 1024 * 1024
-_CPU = torch.device("cpu")
-
 
 @dataclass(frozen=True, slots=True)
 class LoadedFile:
@@ -341,7 +337,3 @@ class _Load:
         moved = Transfer(self._policy, cancel=self._cancel).run(wants)
         loaded = {number: restride(moved[str(number)], one) for number, one in found.items()}
         return {key: replace_nested(value, loaded) for key, value in self._contents.others.items()}
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, torch.Tensor)
