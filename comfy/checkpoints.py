@@ -1,4 +1,4 @@
-"""The parts of a checkpoint: the diffusion model, its text encoders, its VAE, and marks."""
+"""The parts of a checkpoint: the diffusion model, its encoders, its VAE, and marks."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class Parts:
         network: With the prefix.
         text_encoders: Named as the text side names them; empty if the file has none.
         vae: Without prefix; empty if the file has none.
+        vision: The picture encoder's, without prefix; empty if the file has none.
         target: Which text side the model takes.
         marks: What is left, among it marks of what the network predicts.
     """
@@ -50,21 +51,42 @@ class Parts:
     network: StateDict
     text_encoders: StateDict
     vae: StateDict
+    vision: StateDict
     target: ClipTarget | None
     marks: StateDict = field(default_factory=dict)
 
-    def report_missing(self, origin: str, *, vae: bool, clip: bool) -> None:
-        """Warn of parts that were asked for and are not there, and of tensors of no use."""
+    def report_missing(self, origin: str, *, vae: bool, clip: bool, vision: bool) -> None:
+        """Warn of parts that were asked for and are not there, and of tensors of no use.
+
+        Args:
+            origin: Name of the file.
+            vae: It was asked for.
+            clip: They were asked for.
+            vision: It was asked for, and could not be made.
+        """
         if vae and not self.vae:
             logger.warning("%s holds no VAE: load one with VAELoader", origin)
         if clip and self.target is not None and not self.text_encoders:
             logger.warning("%s holds no text encoder: load one with CLIPLoader", origin)
+        if vision:
+            logger.warning(
+                "%s holds no CLIP vision encoder: load one with CLIPVisionLoader", origin
+            )
         left = [key for key in self.marks if not is_harmless(key) and not _is_mark(key)]
         if left:
             logger.warning("%s: left over and not used: %s", origin, summarised(left))
 
 
-_MARKS = ("v_pred", "ztsnr", "edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min")
+_MARKS = (
+    "v_pred",
+    "ztsnr",
+    "edm_mean",
+    "edm_std",
+    "edm_vpred.sigma_max",
+    "edm_vpred.sigma_min",
+    "noise_augmentor.data_mean",
+    "noise_augmentor.data_std",
+)
 
 
 def _is_mark(key: str) -> bool:
@@ -104,6 +126,7 @@ def take_apart(sd: StateDict, found: Recognised, origin: str) -> Parts:
         network,
         text_encoders,
         config.process_vae_state_dict(vae),
+        config.process_clip_vision_state_dict(sd),
         config.clip_target(text_encoders),
         sd,
     )

@@ -20,6 +20,7 @@ import comfy.utils
 from comfy.clip_model import CLIPEncoder
 from comfy.file_kinds import UndetectedModel, explain
 from comfy.model_patcher import ModelPatcher
+from comfy.open_clip_keys import VISION_NAMES
 from comfy.state_loading import assign, origin_of
 from comfy.unet_detection import count_blocks
 
@@ -28,17 +29,9 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 _PATCHES = "vision_model.embeddings.patch_embedding.weight"
 _POSITIONS = "vision_model.embeddings.position_embedding.weight"
+_MLP = "vision_model.encoder.layers.0.mlp.fc1.weight"
 _SIGLIP = "vision_model.embeddings.patch_embedding.bias"
 _OPEN_CLIP = "transformer.resblocks.0.attn.in_proj_weight"
-_OPEN_CLIP_NAMES = {
-    "class_embedding": "vision_model.embeddings.class_embedding",
-    "conv1.weight": _PATCHES,
-    "positional_embedding": _POSITIONS,
-    "ln_pre.weight": "vision_model.pre_layrnorm.weight",
-    "ln_pre.bias": "vision_model.pre_layrnorm.bias",
-    "ln_post.weight": "vision_model.post_layernorm.weight",
-    "ln_post.bias": "vision_model.post_layernorm.bias",
-}
 # Wider ones than ViT-L have wider heads, and the exact GELU.
 _HEAD_WIDTH = 64
 _MOST_HEADS = 16
@@ -171,7 +164,7 @@ class CLIPVisionNetwork(torch.nn.Module):
 
 def vision_config(sd: Mapping[str, torch.Tensor]) -> dict[str, Any] | None:
     """Read an encoder's numbers off its tensors' shapes; None if it is none of CLIP's."""
-    needed = (_PATCHES, _POSITIONS, "vision_model.embeddings.class_embedding")
+    needed = (_PATCHES, _POSITIONS, _MLP, "vision_model.embeddings.class_embedding")
     if any(key not in sd for key in needed):
         return None
     width, _, side, _ = sd[_PATCHES].shape
@@ -183,7 +176,7 @@ def vision_config(sd: Mapping[str, torch.Tensor]) -> dict[str, Any] | None:
         "positions": positions,
         "image_size": side * math.isqrt(positions - 1),
         "num_hidden_layers": count_blocks(sd, "vision_model.encoder.layers.{}."),
-        "intermediate_size": sd["vision_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
+        "intermediate_size": sd[_MLP].shape[0],
         "num_attention_heads": min(_MOST_HEADS, max(1, width // _HEAD_WIDTH)),
         "hidden_act": "quick_gelu" if width <= _WIDEST_OF_OPENAI else "gelu",
         "projection_dim": None if projection is None else projection.shape[0],
@@ -258,7 +251,7 @@ class ClipVisionModel:
 def _take_transformers_names(state: dict[str, torch.Tensor]) -> None:
     """Rename open_clip's tensors; fused matrices are cut into views."""
     layers = count_blocks(state, "transformer.resblocks.{}.")
-    comfy.utils.state_dict_key_replace(state, _OPEN_CLIP_NAMES)
+    comfy.utils.state_dict_key_replace(state, VISION_NAMES)
     comfy.utils.transformers_convert(state, "", "vision_model.", layers)
     projection = state.pop("proj", None)
     if projection is not None:

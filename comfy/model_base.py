@@ -18,6 +18,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from comfy.state_loading import assign
+from comfy.unclip import MERGE_AUGMENTATION, NoiseAugmentation, unclip_vector
 
 logger = logging.getLogger(__name__)
 
@@ -379,3 +380,18 @@ class SDXLRefiner(SDXL):
         is_negative = kwargs.get("prompt_type") == "negative"
         score = kwargs.get("aesthetic_score", 2.5 if is_negative else 6.0)
         return [*super()._sizes(**kwargs)[:4], score]
+
+
+class SD21UNCLIP(BaseModel):
+    """y = the pictures in ``unclip_conditioning``; see `comfy.unclip`."""
+
+    noise_augmentor: NoiseAugmentation
+
+    def encode_adm(self, **kwargs: Any) -> torch.Tensor:
+        """See `BaseModel.encode_adm`; ``unclip_noise_augment_merge`` noises sums of pictures."""
+        return unclip_vector(
+            self.noise_augmentor,
+            kwargs.get("unclip_conditioning") or (),
+            kwargs.get("seed"),
+            kwargs.get("unclip_noise_augment_merge", MERGE_AUGMENTATION),
+        )

@@ -1,4 +1,4 @@
-"""Giving text encoders back the names of open_clip, for checkpoints that have them so."""
+"""Giving CLIP's encoders back the names of open_clip, for checkpoints that have them so."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-_LAYER = re.compile(r"text_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)$")
+_LAYER = re.compile(r"(?:text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)$")
 _INSIDE = {
     "layer_norm1": "ln_1",
     "layer_norm2": "ln_2",
@@ -15,19 +15,33 @@ _INSIDE = {
     "mlp.fc2": "mlp.c_proj",
     "self_attn.out_proj": "attn.out_proj",
 }
+VISION_NAMES: Mapping[str, str] = {
+    "class_embedding": "vision_model.embeddings.class_embedding",
+    "conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "ln_pre.weight": "vision_model.pre_layrnorm.weight",
+    "ln_pre.bias": "vision_model.pre_layrnorm.bias",
+    "ln_post.weight": "vision_model.post_layernorm.weight",
+    "ln_post.bias": "vision_model.post_layernorm.bias",
+}
+"""open_clip's names of a picture encoder's tensors outside of the layers, to transformers'."""
+
 _TOP = {
+    **{theirs: own for own, theirs in VISION_NAMES.items()},
     "text_model.embeddings.position_embedding.weight": "positional_embedding",
     "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
     "text_model.final_layer_norm.weight": "ln_final.weight",
     "text_model.final_layer_norm.bias": "ln_final.bias",
 }
-_PROJECTION = "text_projection.weight"
+_PROJECTIONS = {"text_projection.weight": "text_projection", "visual_projection.weight": "proj"}
 
 
 def to_open_clip(
     state_dict: Mapping[str, torch.Tensor], prefix: str, new_prefix: str
 ) -> dict[str, torch.Tensor]:
-    """Rename one text encoder from transformers' names; the inverse of `clip_text_transformers_convert`.
+    """Rename one encoder, of text or of pictures, from transformers' names.
+
+    For text it is the inverse of `clip_text_transformers_convert`.
 
     Args:
         state_dict: Left as it is.
@@ -45,8 +59,8 @@ def to_open_clip(
             continue
         key = full[len(prefix) :]
         layer = _LAYER.match(key)
-        if key == _PROJECTION:
-            renamed[new_prefix + "text_projection"] = tensor.t()
+        if key in _PROJECTIONS:
+            renamed[new_prefix + _PROJECTIONS[key]] = tensor.t()
         elif layer is None:
             renamed[new_prefix + _TOP.get(key, key)] = tensor
         elif layer[2] in _INSIDE:

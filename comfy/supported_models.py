@@ -9,6 +9,8 @@ family         projections     adm    and
 =============  ==============  =====  ==================================================
 SD15           1x1 conv        no
 SD20           linear          no
+SD21UnclipL    linear          1536   pictures' encoder or statistics of its embeddings
+SD21UnclipH    linear          yes    likewise
 SDXLRefiner    linear          yes    one text encoder: in the file, or context width =
                                       adm - 5 * 256, the width of its pooled text
 SDXL           linear          yes    else
@@ -20,6 +22,7 @@ A new family is a class here, a row of `comfy.model_detection.FAMILIES` and a ne
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,13 +33,18 @@ from comfy import latent_formats, model_base, sd1_clip, sdxl_clip
 from comfy.clip_keys import checkpoint_text_encoders
 from comfy.model_base import ModelType
 from comfy.open_clip_keys import to_open_clip
+from comfy.state_loading import origin_of
 from comfy.supported_models_base import BASE, ClipTarget, StateDict
 from comfy.text_encoders import sd2_clip
+from comfy.unclip import NoiseAugmentation
+
+logger = logging.getLogger(__name__)
 
 # Above this the bias of one norm tells that a SD 2 network predicts v; it is about 0.05 else.
 _V_DEVIATION = 0.09
 _V_WITNESS = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 _SINUSOID = 256
+_PICTURE_MEAN, _PICTURE_STD = "noise_augmentor.data_mean", "noise_augmentor.data_std"
 
 
 def _take(state_dict: StateDict, prefixes: Sequence[str]) -> StateDict:
@@ -143,6 +151,102 @@ class SD20(_TextInCheckpoint):
     def process_clip_state_dict_for_saving(self, state_dict: StateDict) -> StateDict:
         """See `BASE.process_clip_state_dict_for_saving`."""
         return to_open_clip(state_dict, "clip_h.transformer.", "cond_stage_model.model.")
+
+
+class _Unclip(SD20):
+    """Stable Diffusion 2.1 that sees pictures, too; see `comfy.unclip`.
+
+    Attributes:
+        has_statistics: It was trained on embeddings normalized by statistics of them.
+        statistics: Those of the file.
+    """
+
+    clip_vision_prefix: str | None = "embedder.model.visual."
+    has_statistics = False
+
+    def __init__(self, unet_config: Mapping[str, Any]) -> None:
+        """See `BASE`."""
+        super().__init__(unet_config)
+        self.statistics: dict[str, torch.Tensor] = {}
+
+    @classmethod
+    def resembles(
+        cls, unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | None = None
+    ) -> bool:
+        """See the module's table."""
+        sees = any(key.startswith(("embedder.", "noise_augmentor.")) for key in state_dict or {})
+        linear = unet_config.get("use_linear_in_transformer", False)
+        return _is_unet(unet_config) and linear and _has_adm(unet_config) and sees
+
+    def network_class(self) -> type[model_base.BaseModel]:
+        """See `BASE.network_class`."""
+        return model_base.SD21UNCLIP
+
+    def model_type(self, state_dict: Mapping[str, torch.Tensor], prefix: str = "") -> ModelType:
+        """v, as all that were published."""
+        return ModelType.V_PREDICTION
+
+    def get_model(
+        self,
+        state_dict: Mapping[str, torch.Tensor],
+        prefix: str = "",
+        device: torch.device | str | None = None,
+    ) -> model_base.BaseModel:
+        """See `BASE.get_model`; takes the statistics of embeddings, unread, out of the file."""
+        model = super().get_model(state_dict, prefix, device)
+        assert isinstance(model, model_base.SD21UNCLIP)
+        names = (_PICTURE_MEAN, _PICTURE_STD)
+        self.statistics = {name: state_dict[name] for name in names if name in state_dict}
+        if self.has_statistics and len(self.statistics) < len(names):
+            logger.warning(
+                "%s: no statistics of pictures' embeddings ('%s', '%s'), with which it was "
+                "trained: noise on pictures will be of another strength",
+                origin_of(state_dict),
+                *names,
+            )
+        mean, std = (self.statistics.get(name) for name in names)
+        model.noise_augmentor = NoiseAugmentation(model.adm_channels // 2, mean, std)
+        return model
+
+    def process_clip_vision_state_dict(self, state_dict: StateDict) -> StateDict:
+        """See `BASE.process_clip_vision_state_dict`; the encoder's other half is left out."""
+        own = super().process_clip_vision_state_dict(state_dict)
+        _take(state_dict, ["embedder."])
+        return own
+
+    def process_clip_vision_state_dict_for_saving(self, state_dict: StateDict) -> StateDict:
+        """See `BASE.process_clip_vision_state_dict_for_saving`."""
+        return to_open_clip(state_dict, "", self.clip_vision_prefix or "")
+
+    def process_unet_state_dict_for_saving(self, state_dict: StateDict) -> StateDict:
+        """See `BASE.process_unet_state_dict_for_saving`; adds the statistics."""
+        return {**super().process_unet_state_dict_for_saving(state_dict), **self.statistics}
+
+
+def _unclip_numbers(adm: int) -> dict[str, Any]:
+    """The numbers of SD 2.1 unCLIP whose vector has this width."""
+    return {**SD20.unet_config, "adm_in_channels": adm}
+
+
+class SD21UnclipL(_Unclip):
+    """Stable Diffusion 2.1 that sees pictures as CLIP-L does."""
+
+    unet_config: Mapping[str, Any] = _unclip_numbers(2 * 768)
+    has_statistics = True
+
+    @classmethod
+    def resembles(
+        cls, unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | None = None
+    ) -> bool:
+        """See the module's table."""
+        own = unet_config.get("adm_in_channels") == cls.unet_config["adm_in_channels"]
+        return own and super().resembles(unet_config, state_dict)
+
+
+class SD21UnclipH(_Unclip):
+    """Stable Diffusion 2.1 that sees pictures as CLIP-H does."""
+
+    unet_config: Mapping[str, Any] = _unclip_numbers(2 * 1024)
 
 
 def _sdxl_numbers(depth: list[int]) -> dict[str, Any]:
@@ -280,10 +384,12 @@ class SDXLRefiner(SDXL):
         return to_open_clip(state_dict, "clip_g.transformer.", "conditioner.embedders.0.model.")
 
 
-# Packs append classes of their own. Refiner before SDXL: its structure is the special case.
+# Packs append classes of their own. Special cases of SDXL's structure come before it.
 models: list[type[BASE]] = [
     SD15,
     SD20,
+    SD21UnclipL,
+    SD21UnclipH,
     SDXLRefiner,
     SDXL,
     SSD1B,

@@ -169,6 +169,13 @@ class BASE:
         prefixes = dict.fromkeys(self.text_encoder_key_prefix, "")
         return comfy.utils.state_dict_prefix_replace(state_dict, prefixes, filter_keys=True)
 
+    def process_clip_vision_state_dict(self, state_dict: StateDict) -> StateDict:
+        """Move the vision encoder's tensors out of a checkpoint, prefix removed."""
+        if self.clip_vision_prefix is None:
+            return {}
+        prefixes = {self.clip_vision_prefix: ""}
+        return comfy.utils.state_dict_prefix_replace(state_dict, prefixes, filter_keys=True)
+
     def process_unet_state_dict_for_saving(self, state_dict: StateDict) -> StateDict:
         """Give the network's tensors their names in a checkpoint."""
         return _prefixed(state_dict, "model.diffusion_model.")

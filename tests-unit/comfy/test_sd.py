@@ -21,7 +21,8 @@ from comfy.state_loading import IncompleteModel
 from support import layouts, narrow
 
 V_WITNESS = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
-FAMILIES = ["SD15", "SD15-inpaint", "SD20", "SDXL", "SDXLRefiner"]
+UNCLIP = ["SD21UnclipL", "SD21UnclipH"]
+FAMILIES = ["SD15", "SD15-inpaint", "SD20", *UNCLIP, "SDXL", "SDXLRefiner"]
 CHECKPOINTS = [
     name
     for name in layouts.names()
@@ -266,9 +267,11 @@ def test_what_is_no_text_encoder_is_refused_by_name(layout: str, told: str, tmp_
 @pytest.mark.parametrize("family", FAMILIES)
 def test_saved_checkpoint_has_the_bytes_of_the_first(family: str, tmp_path: Path) -> None:
     first = narrow.write_checkpoint(tmp_path / "first.safetensors", family)
-    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(first))
+    model, clip, vae, vision = comfy.sd.load_checkpoint_guess_config(
+        str(first), output_clipvision=family in UNCLIP
+    )
     assert model is not None
-    comfy.sd.save_checkpoint(tmp_path / "second.safetensors", model, clip, vae)
+    comfy.sd.save_checkpoint(tmp_path / "second.safetensors", model, clip, vae, vision)
     wanted = safetensors.torch.load_file(first)
     got = safetensors.torch.load_file(tmp_path / "second.safetensors")
     assert got.keys() == wanted.keys()

@@ -10,6 +10,7 @@ import torch
 
 import comfy.ops
 from comfy.clip_model import CLIPTextModel
+from comfy.clip_vision import CLIPVisionNetwork
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.open_clip_keys import to_open_clip
@@ -93,8 +94,11 @@ def checkpoint_on_meta(family: str) -> dict[str, torch.Tensor]:
     """The tensors of a narrow checkpoint, without bytes.
 
     Args:
-        family: "SD15", "SD15-inpaint", "SD20", "SDXL" or "SDXLRefiner".
+        family: "SD15", "SD15-inpaint", "SD20", "SD21UnclipL", "SD21UnclipH", "SDXL" or
+            "SDXLRefiner".
     """
+    if family.startswith("SD21Unclip"):
+        return unclip_on_meta(768 if family == "SD21UnclipL" else 32)
     if family.startswith("SD15"):
         numbers = {**NARROW_SD15, "in_channels": 9 if family == "SD15-inpaint" else 4}
         text = clip_on_meta(64, "cond_stage_model.transformer.")
@@ -108,6 +112,30 @@ def checkpoint_on_meta(family: str) -> dict[str, torch.Tensor]:
         numbers = {**NARROW_SDXL, "context_dim": 128, "adm_in_channels": 128 + 5 * 256}
         text = open_clip_on_meta(128, "conditioner.embedders.0.model.")
     return {**unet_on_meta(numbers, UNET_PREFIX), **text, **vae_on_meta()}
+
+
+def unclip_on_meta(embedded: int) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint of SD 2.1 unCLIP, its pictures embedded to so many numbers."""
+    numbers = {**NARROW_SD20, "adm_in_channels": 2 * embedded, "num_classes": "sequential"}
+    vision = to_open_clip(vision_on_meta(embedded), "", "embedder.model.visual.")
+    statistics = {
+        f"noise_augmentor.data_{name}": torch.empty(embedded, device="meta")
+        for name in ("mean", "std")
+    }
+    text = open_clip_on_meta(64, "cond_stage_model.model.")
+    return {**unet_on_meta(numbers, UNET_PREFIX), **text, **vae_on_meta(), **vision, **statistics}
+
+
+def vision_on_meta(projection: int) -> dict[str, torch.Tensor]:
+    """The tensors of a picture encoder of two layers, under transformers' names, without bytes."""
+    numbers = {
+        **narrow_clip.config(64, 2, projection),
+        "patch_size": 14,
+        "positions": 1 + (56 // 14) ** 2,
+    }
+    network = CLIPVisionNetwork(numbers, None, "meta", comfy.ops.disable_weight_init)
+    state: dict[str, torch.Tensor] = network.state_dict()
+    return state
 
 
 def open_clip_on_meta(width: int, prefix: str) -> dict[str, torch.Tensor]:
