@@ -56,7 +56,7 @@ def describe_failure(
     if isinstance(error, comfy.model_management.InterruptProcessingException):
         return {"node_id": node_id}
     is_full = isinstance(error, comfy.model_management.OOM_EXCEPTION)
-    text = str(error) or f"{type(error).__name__} (the error has no text)"
+    text = format_value(error) or f"{type(error).__name__} (the error has no text)"
     return {
         "node_id": node_id,
         "exception_message": f"{text}\n{OUT_OF_MEMORY_TIP if is_full else ''}",

@@ -162,10 +162,18 @@ class OwnError(Exception):
     """An error with a module."""
 
 
+class MuteError(Exception):
+    """An error that raises when it is to say what happened."""
+
+    def __str__(self) -> str:
+        raise AttributeError("the response was not set")
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
         (OwnError("x"), f"{__name__}.OwnError"),
+        (MuteError(), f"{__name__}.MuteError"),
         (TimeoutError(), "TimeoutError"),
         (SystemExit(3), "SystemExit"),
         (KeyError("name"), "KeyError"),
