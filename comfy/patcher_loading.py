@@ -212,9 +212,12 @@ class PatcherLoading(PatcherParts, HookPatching):
 
     def cleanup(self) -> None:
         """Say that sampling has ended; what was read ahead for another step goes."""
-        self.clean_hooks()
-        self.residency.drop_ahead()
-        self.model.current_patcher = None
+        try:
+            self.clean_hooks()
+        finally:
+            # Weights that could not be read again do not make the model hold its patcher.
+            self.residency.drop_ahead()
+            self.model.current_patcher = None
         self._call_back(CallbacksMP.ON_CLEANUP)
 
     def _place(self, device: torch.device, budget: int | None, force: bool) -> None:

@@ -174,12 +174,12 @@ class SamplingRun:
         self.inner_model, self.conds, self.loaded_models = sampler_helpers.prepare_sampling(
             patcher, noise.shape, self.conds, self.model_options
         )
-        device = patcher.load_device
-        if denoise_mask is not None:
-            denoise_mask = sampler_helpers.prepare_mask(denoise_mask, noise.shape, device)
-        cast_to_load_options(self.model_options, device=device, dtype=patcher.model_dtype())
-        hooks = self._register_hooks()
+        device, hooks = patcher.load_device, None
         try:
+            if denoise_mask is not None:
+                denoise_mask = sampler_helpers.prepare_mask(denoise_mask, noise.shape, device)
+            cast_to_load_options(self.model_options, device=device, dtype=patcher.model_dtype())
+            hooks = self._register_hooks()
             patcher.pre_run()
             return self.inner_sample(
                 noise.to(device),
@@ -194,11 +194,13 @@ class SamplingRun:
                 latent_shapes=latent_shapes,
             )
         finally:
-            patcher.cleanup()
-            if hooks is not None:
-                patcher.restore_hook_patches()
-            sampler_helpers.cleanup_models(self.conds, self.loaded_models)
-            del self.inner_model, self.loaded_models
+            try:
+                patcher.cleanup()
+            finally:
+                if hooks is not None:
+                    patcher.restore_hook_patches()
+                sampler_helpers.cleanup_models(self.conds, self.loaded_models)
+                del self.inner_model, self.loaded_models
 
     def sample(
         self,

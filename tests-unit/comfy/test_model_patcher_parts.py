@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from comfy.loading.errors import DeviceCopyFailed
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, PatcherInjection
 from support.simulated_device import SimulatedDevice
@@ -93,6 +94,22 @@ def test_hooked_patches_come_and_go_with_their_group(
     patcher.cleanup()
     _assert_unchanged(patcher, checkpoint)
     assert patcher.current_hooks is None
+
+
+def test_a_run_whose_weights_cannot_be_read_again_ends_all_the_same(
+    simgpu: SimulatedDevice, checkpoint: Checkpoint
+) -> None:
+    patcher = checkpoint.patcher()
+    hook = SimpleNamespace(hook_ref="one", strength=0.5)
+    patcher.add_hook_patches(hook, {KEY: (_diff(),)})
+    patcher.patch_model(DEVICE)
+    patcher.pre_run()
+    patcher.apply_hooks(SimpleNamespace(hooks=[hook]))
+    simgpu.fail_upload(1)
+    with pytest.raises(DeviceCopyFailed):
+        patcher.cleanup()
+    assert patcher.model.current_patcher is None
+    assert simgpu.allocated_bytes == 0
 
 
 def test_callbacks_are_called_with_the_patcher(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
 import comfy.sample
+from comfy.controls import ControlBase
 from comfy.hooks import HookGroup, TransformerOptionsHook, WeightHook
 from support.closed_form import paint_model, prompt
 
@@ -48,6 +50,24 @@ def test_weights_of_a_hook_hold_for_the_prompts_that_carry_it() -> None:
     wanted = 0.5 + 2.0 * (3.0 - 0.5)
     torch.testing.assert_close(out, torch.full_like(out, wanted / 0.18215))
     torch.testing.assert_close(sample(model), torch.full_like(out, 1.5 / 0.18215))
+
+
+def test_a_run_that_cannot_clean_up_its_weights_still_lets_go_of_everything_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = paint_model()
+    net = ControlBase()
+    net.timestep_percent_range = (1.0, 1.0)  # it takes part in no step
+
+    def full() -> None:
+        raise torch.OutOfMemoryError("the device is full")
+
+    monkeypatch.setattr(model, "clean_hooks", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        sample(model, positive=prompt(1.0, hooks=hooked(2.0), control=net))
+    assert net.timestep_range is None
+    assert model.hook_patches == {}
+    assert model.model.current_patcher is None
 
 
 def test_options_of_a_hook_reach_the_network_for_its_prompts_alone() -> None:
