@@ -167,13 +167,15 @@ class WeightFile:
         Raises:
             WeightFileChanged: If the bytes are others meanwhile.
         """
-        try:
-            self.check_identity()
-        except WeightFileChanged:
-            if path == self.path:
-                raise
+        if not self._is_at_path():
             self.path = path
-            self.check_identity()
+        self.check_identity()
+
+    def _is_at_path(self) -> bool:
+        try:
+            return FileIdentity.of(os.stat(self.path)) == self.identity
+        except OSError:
+            return False
 
     def hold(self) -> Hold:
         """Keep the descriptor open as long as somebody refers to the returned object.
@@ -202,10 +204,7 @@ class WeightFile:
         try:
             if self._raw is None or self._users or self._pinned:
                 return False
-            try:
-                same = FileIdentity.of(os.stat(self.path)) == self.identity
-            except OSError:
-                same = False
+            same = self._is_at_path()
             if same:
                 self._close()
             return same
