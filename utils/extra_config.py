@@ -36,7 +36,8 @@ def load_extra_path_config(yaml_path: str) -> None:
     for name, section in _mapping(config, f"{yaml_path}: the file").items():
         entries = _mapping(section, f"{yaml_path}: section '{name}'")
         is_default = bool(entries.pop("is_default", False))
-        base = _base(entries.pop("base_path", None), yaml_folder)
+        place = f"{yaml_path}: 'base_path' in section '{name}'"
+        base = _base(entries.pop("base_path", None), yaml_folder, place)
         for kind, value in entries.items():
             for folder in _folders(value, f"{yaml_path}: '{kind}' in section '{name}'"):
                 path = os.path.normpath(os.path.join(base, folder))
@@ -48,14 +49,16 @@ def _mapping(value: Any, what: str) -> dict[str, Any]:
     """A copy of a mapping; nothing at all is an empty one."""
     if value is None:
         return {}
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise ValueError(f"{what} must be a mapping of names to values, not {value!r}.")
     return dict(value)
 
 
-def _base(base_path: Any, yaml_folder: str) -> str:
+def _base(base_path: Any, yaml_folder: str, what: str) -> str:
     if not base_path:
         return yaml_folder
+    if not isinstance(base_path, str):
+        raise ValueError(f"{what} must be the path of a folder, not {base_path!r}.")
     expanded = os.path.expandvars(os.path.expanduser(base_path))
     return os.path.abspath(os.path.join(yaml_folder, expanded))
 

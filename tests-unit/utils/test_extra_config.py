@@ -103,6 +103,9 @@ def test_an_empty_file_or_section_adds_nothing(tmp_path: Path, kinds: Any, text:
     [
         ("- a\n- b\n", "the file must be a mapping"),
         ("mine: text\n", "section 'mine' must be a mapping"),
+        ("mine:\n  5: a\n", "section 'mine' must be a mapping of names"),
+        ("mine:\n  base_path: 5\n", "'base_path' in section 'mine' must be the path of a folder"),
+        ("mine:\n  base_path: [a]\n", "'base_path' in section 'mine' must be the path of a folder"),
         ("mine:\n  checkpoints: 5\n", "'checkpoints' in section 'mine' must be a text"),
         ("mine:\n  checkpoints: [a, 5]\n", "'checkpoints' in section 'mine' must be a text"),
     ],
