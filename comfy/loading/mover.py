@@ -262,7 +262,7 @@ class Mover:
             if device.type == "cpu":
                 return Transfer(policy).run([want])[want.key]
             shape = staging_shape(self.staging_bytes)
-            with self.rings.lend_between(device, *shape) as (port, ring):
+            with self.rings.lend(device, *shape) as (port, ring):
                 return Transfer(policy, port=port, ring=ring).run([want])[want.key]
 
 

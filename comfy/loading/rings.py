@@ -62,33 +62,13 @@ class Rings:
     ) -> Iterator[tuple[DevicePort, StagingRing]]:
         """Lend a ring of the asked size; one in use is shared as it is.
 
+        A thread that holds the ring already, as between two weights of a stream, gets another,
+        small one: all slots of the first may be filled with what this very thread is to take next.
+
         Args:
             device: With its index.
             slots: How many.
             slot_bytes: Size of each.
-        """
-        with self._lock:
-            entry = self._entry(device)
-            ring = self._first(entry, slots, slot_bytes)
-            holder = self._held_by_me(entry)
-        try:
-            yield entry.port, ring
-        finally:
-            self._give_back(entry, holder)
-
-    @contextlib.contextmanager
-    def lend_between(
-        self, device: torch.device, slots: int, slot_bytes: int
-    ) -> Iterator[tuple[DevicePort, StagingRing]]:
-        """Lend a ring for a single weight, perhaps between two weights of a stream.
-
-        A thread that holds the ring gets another, small one: all slots of the first may be filled
-        with what this very thread is to take next.
-
-        Args:
-            device: As in `lend`, like the others.
-            slots: Where there is no stream.
-            slot_bytes: Likewise.
         """
         with self._lock:
             entry = self._entry(device)

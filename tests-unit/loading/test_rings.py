@@ -6,7 +6,8 @@ import contextlib
 import gc
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from comfy.loading.options import LoadOptions
 from comfy.loading.plan import LoadRequest, staging_shape
 from comfy.loading.reader import CancelToken
 from comfy.loading.rings import Rings
+from comfy.loading.staging import StagingRing
 from comfy.loading.testing import as_bytes
 from support.census import memory, thread_names
 from support.faults import AtByte, unreadable
@@ -160,6 +162,19 @@ def test_staging_in_use_survives_a_close(path: Path, simgpu: SimulatedDevice) ->
     assert loader.rings.nbytes == 0
 
 
+@contextlib.contextmanager
+def lent_to_another_thread(
+    loader: Loader, device: torch.device, nbytes: int
+) -> Iterator[StagingRing]:
+    with ThreadPoolExecutor(1) as other:
+        lending = loader.rings.lend(device, *staging_shape(nbytes))
+        _, ring = other.submit(lending.__enter__).result()
+        try:
+            yield ring
+        finally:
+            other.submit(lending.__exit__, None, None, None).result()
+
+
 def _cancel(path: Path, loader: Loader, device: torch.device) -> None:
     token = CancelToken()
     half = AtByte(4 * MIB, token.cancel)
@@ -186,7 +201,7 @@ def test_failed_loads_lose_no_slot_of_a_ring_that_others_use(
     loader = Loader(
         LoadOptions("file-slice", staging_bytes=4 * MIB, threads=3), run_device=simgpu.device
     )
-    with loader.rings.lend(simgpu.device, *staging_shape(4 * MIB)) as (_, ring):
+    with lent_to_another_thread(loader, simgpu.device, 4 * MIB) as ring:
         assert ring.is_whole
         for _ in range(6):
             fail(path, loader, simgpu.device)
@@ -207,8 +222,19 @@ def test_ring_that_lost_a_slot_is_not_used_again(path: Path, simgpu: SimulatedDe
     loader.close()
 
 
-def test_single_weight_between_two_of_a_stream_waits_for_none_of_its_slots(
-    path: Path, simgpu: SimulatedDevice
+def _one_weight(loader: Loader, state: dict[str, torch.Tensor], device: torch.device) -> None:
+    state["1.weight"] = state["1.weight"].to(device)
+
+
+def _whole_state(loader: Loader, state: dict[str, torch.Tensor], device: torch.device) -> None:
+    loader.place(state, device)
+
+
+@pytest.mark.parametrize("move", [_one_weight, _whole_state])
+def test_what_is_moved_between_two_of_a_stream_waits_for_none_of_its_slots(
+    path: Path,
+    simgpu: SimulatedDevice,
+    move: Callable[[Loader, dict[str, torch.Tensor], torch.device], None],
 ) -> None:
     loader = loader_of(simgpu.device)
     state = state_of(loader, path)
@@ -217,7 +243,7 @@ def test_single_weight_between_two_of_a_stream_waits_for_none_of_its_slots(
         taken = [slot for slot in slots if slot is not None]
         rescue = threading.Timer(20.0, lambda: [ring.release(slot) for slot in taken])
         rescue.start()
-        found = state["1.weight"].to(simgpu.device)
+        move(loader, state, simgpu.device)
         was_needed = not rescue.is_alive()
         rescue.cancel()
         rescue.join()
@@ -226,5 +252,5 @@ def test_single_weight_between_two_of_a_stream_waits_for_none_of_its_slots(
         for slot in taken:
             ring.release(slot)
     assert loader.rings.nbytes == ring.nbytes
-    assert as_bytes(found) == as_bytes(weights()["1.weight"])
+    assert as_bytes(state["1.weight"]) == as_bytes(weights()["1.weight"])
     loader.close()
