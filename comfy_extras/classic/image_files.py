@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +99,20 @@ def _upright(frame: Image.Image) -> Image.Image:
     return turned.convert("I").point(lambda value: value * (1 / 255))
 
 
-def _mask_of(frame: Image.Image) -> torch.Tensor:
-    """1 where the picture is transparent, (height, width); a small blank if it has no alpha."""
+def _mask_of(frame: Image.Image) -> torch.Tensor | None:
+    """1 where the picture is transparent, (height, width); None if it has no alpha."""
     if frame.mode == "P" and "transparency" in frame.info:
         frame = frame.convert("RGBA")
     if "A" not in frame.getbands():
-        return torch.zeros((_NO_MASK_PIXELS, _NO_MASK_PIXELS))
+        return None
     return 1.0 - torch.from_numpy(np.asarray(frame.getchannel("A")).astype(np.float32) / 255.0)
+
+
+def _as_one(masks: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    """Masks of frames, (frames, height, width); small blanks if none has alpha."""
+    found = next((mask for mask in masks if mask is not None), None)
+    size = (_NO_MASK_PIXELS, _NO_MASK_PIXELS) if found is None else found.shape
+    return torch.stack([torch.zeros(size) if mask is None else mask for mask in masks])
 
 
 class LoadImage:
@@ -124,7 +131,7 @@ class LoadImage:
         """Give (frames, height, width, 3), 0 to 1, and 1 where it is transparent."""
         path = path_of(image)
         pictures: list[torch.Tensor] = []
-        masks: list[torch.Tensor] = []
+        masks: list[torch.Tensor | None] = []
         with node_helpers.pillow(Image.open, path) as opened:
             for frame in ImageSequence.Iterator(opened):
                 upright = _upright(frame)
@@ -135,7 +142,7 @@ class LoadImage:
                 masks.append(_mask_of(upright))
                 if opened.format == "MPO":
                     break
-        return torch.stack(pictures), torch.stack(masks)
+        return torch.stack(pictures), _as_one(masks)
 
     @classmethod
     def IS_CHANGED(cls, image: str) -> str:
@@ -190,7 +197,7 @@ class LoadImageMask:
         with node_helpers.pillow(Image.open, path_of(image)) as opened:
             upright = _upright(opened)
             if channel == "alpha":
-                return (_mask_of(upright).unsqueeze(0),)
+                return (_as_one([_mask_of(upright)]),)
             band = channel[0].upper()
             values = np.asarray(upright.convert("RGB").getchannel(band)).astype(np.float32)
         return (torch.from_numpy(values / 255.0).unsqueeze(0),)

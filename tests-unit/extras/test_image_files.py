@@ -137,6 +137,16 @@ def test_transparent_palette_is_a_mask(folders: Path) -> None:
     assert mask[0].tolist() == [[1, 0, 0], [0, 0, 0]]
 
 
+@pytest.mark.parametrize("clear", [0, 1])
+def test_frames_with_and_without_alpha_have_masks_of_one_size(clear: int, folders: Path) -> None:
+    frames = [Image.new("L", (5, 4), 9), Image.new("LA", (5, 4), (9, 0))]
+    first, second = frames[clear], frames[1 - clear]
+    first.save(folders / "input" / "f.tif", save_all=True, append_images=[second])
+    loaded, mask = LoadImage().load_image("f.tif")
+    assert loaded.shape == (2, 4, 5, 3)
+    assert mask.mean((1, 2)).tolist() == ([1.0, 0.0] if clear else [0.0, 1.0])
+
+
 @pytest.mark.parametrize(("channel", "level"), [("red", 51), ("green", 102), ("blue", 204)])
 def test_one_channel_is_a_mask(channel: str, level: int, folders: Path) -> None:
     Image.new("RGB", (3, 2), (51, 102, 204)).save(folders / "input" / "c.png")
