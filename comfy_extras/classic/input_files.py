@@ -9,6 +9,8 @@ from pathlib import Path
 import folder_paths
 from comfy_execution.validation_errors import nearest
 
+_PART_BYTES = 2**20
+
 
 def input_names() -> list[str]:
     """The files at the top of the input folder, sorted."""
@@ -50,7 +52,12 @@ def _is_below(path: str, folder: str) -> bool:
 
 def content_hash(name: str) -> str:
     """The hash of a file's content, by which a file that was replaced is read again."""
-    return hashlib.sha256(Path(path_of(name)).read_bytes()).hexdigest()
+    found = hashlib.sha256()
+    with Path(path_of(name)).open("rb") as file:
+        # Films may be larger than memory.
+        while part := file.read(_PART_BYTES):
+            found.update(part)
+    return found.hexdigest()
 
 
 def check_exists(name: str, kind: str) -> bool | str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 import folder_paths
 from comfy_extras.classic.input_files import check_exists, content_hash, path_of
+
+MIB = 2**20
 
 
 @pytest.fixture
@@ -36,6 +40,19 @@ def test_a_name_is_looked_for_in_its_folder(base: Path, name: str, place: str) -
     assert path_of(name) == str(base / place)
     assert check_exists(name, "image") is True
     assert len(content_hash(name)) == 64
+
+
+def test_films_are_hashed_without_being_held_in_memory(base: Path) -> None:
+    with (base / "input" / "film.mp4").open("wb") as file:
+        file.truncate(32 * MIB)
+    tracemalloc.start()
+    try:
+        found = content_hash("film.mp4")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found == hashlib.sha256(bytes(32 * MIB)).hexdigest()
+    assert peak_bytes < 4 * MIB
 
 
 def test_links_of_the_user_are_followed(base: Path) -> None:
