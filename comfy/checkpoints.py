@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+import comfy.clip_vision
 import comfy.utils
 from comfy.merged_weights import merged_weights
 from comfy.model_building import with_present_marks
@@ -55,23 +56,21 @@ class Parts:
     target: ClipTarget | None
     marks: StateDict = field(default_factory=dict)
 
-    def report_missing(self, origin: str, *, vae: bool, clip: bool, vision: bool) -> None:
-        """Warn of parts that were asked for and are not there, and of tensors of no use.
+    def load_vision(self, origin: str) -> comfy.clip_vision.ClipVisionModel | None:
+        """Make the picture encoder, unread; None, with a warning, if there is none."""
+        model = comfy.clip_vision.load_clipvision_from_sd(self.vision, convert_keys=True)
+        if model is None:
+            logger.warning(
+                "%s holds no CLIP vision encoder: load one with CLIPVisionLoader", origin
+            )
+        return model
 
-        Args:
-            origin: Name of the file.
-            vae: It was asked for.
-            clip: They were asked for.
-            vision: It was asked for, and could not be made.
-        """
+    def report_missing(self, origin: str, *, vae: bool, clip: bool) -> None:
+        """Warn of parts that were asked for and are not there, and of tensors of no use."""
         if vae and not self.vae:
             logger.warning("%s holds no VAE: load one with VAELoader", origin)
         if clip and self.target is not None and not self.text_encoders:
             logger.warning("%s holds no text encoder: load one with CLIPLoader", origin)
-        if vision:
-            logger.warning(
-                "%s holds no CLIP vision encoder: load one with CLIPVisionLoader", origin
-            )
         left = [key for key in self.marks if not is_harmless(key) and not _is_mark(key)]
         if left:
             logger.warning("%s: left over and not used: %s", origin, summarised(left))

@@ -18,7 +18,7 @@ import comfy.gligen
 import comfy.lora
 import comfy.lora_convert
 import comfy.utils
-from comfy import checkpoints, clip_vision, model_building, text_encoder_kinds
+from comfy import checkpoints, model_building, text_encoder_kinds
 from comfy.clip import CLIP
 from comfy.file_kinds import UndetectedModel, explain
 from comfy.model_patcher import ModelPatcher
@@ -169,7 +169,7 @@ def load_state_dict_guess_config(
         bare = load_diffusion_model_state_dict(sd, model_options or {}, metadata=metadata)
         return None if bare is None else (bare, None, VAE(sd={}, origin=origin), None)
     parts = checkpoints.take_apart(sd, found, origin)
-    model = clip = vae = vision = None
+    model = clip = vae = None
     if output_vae:
         vae = VAE(sd=parts.vae, metadata=metadata, origin=origin)
     if output_clip and parts.target is not None and parts.text_encoders:
@@ -179,14 +179,12 @@ def load_state_dict_guess_config(
             state_dict=parts.text_encoders,
             model_options=te_model_options,
         )
-    if output_clipvision and parts.vision:
-        vision = clip_vision.load_clipvision_from_sd(parts.vision, convert_keys=True)
     if output_model:
         model = model_building.build_model(
             found.config, parts.network, found.prefix, model_options or {}, origin, parts.marks
         )
-    has_no_vision = output_clipvision and vision is None
-    parts.report_missing(origin, vae=output_vae, clip=output_clip, vision=has_no_vision)
+    vision = parts.load_vision(origin) if output_clipvision else None
+    parts.report_missing(origin, vae=output_vae, clip=output_clip)
     return model, clip, vae, vision
 
 

@@ -22,7 +22,6 @@ A new family is a class here, a row of `comfy.model_detection.FAMILIES` and a ne
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,18 +32,14 @@ from comfy import latent_formats, model_base, sd1_clip, sdxl_clip
 from comfy.clip_keys import checkpoint_text_encoders
 from comfy.model_base import ModelType
 from comfy.open_clip_keys import to_open_clip
-from comfy.state_loading import origin_of
 from comfy.supported_models_base import BASE, ClipTarget, StateDict
 from comfy.text_encoders import sd2_clip
-from comfy.unclip import NoiseAugmentation
-
-logger = logging.getLogger(__name__)
+from comfy.unclip_parts import UnclipParts
 
 # Above this the bias of one norm tells that a SD 2 network predicts v; it is about 0.05 else.
 _V_DEVIATION = 0.09
 _V_WITNESS = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 _SINUSOID = 256
-_PICTURE_MEAN, _PICTURE_STD = "noise_augmentor.data_mean", "noise_augmentor.data_std"
 
 
 def _take(state_dict: StateDict, prefixes: Sequence[str]) -> StateDict:
@@ -153,74 +148,21 @@ class SD20(_TextInCheckpoint):
         return to_open_clip(state_dict, "clip_h.transformer.", "cond_stage_model.model.")
 
 
-class _Unclip(SD20):
-    """Stable Diffusion 2.1 that sees pictures, too; see `comfy.unclip`.
-
-    Attributes:
-        has_statistics: It was trained on embeddings normalized by statistics of them.
-        statistics: Those of the file.
-    """
-
-    clip_vision_prefix: str | None = "embedder.model.visual."
-    has_statistics = False
-
-    def __init__(self, unet_config: Mapping[str, Any]) -> None:
-        """See `BASE`."""
-        super().__init__(unet_config)
-        self.statistics: dict[str, torch.Tensor] = {}
+class _Unclip(UnclipParts, SD20):
+    """Stable Diffusion 2.1 that sees pictures, too."""
 
     @classmethod
     def resembles(
         cls, unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | None = None
     ) -> bool:
         """See the module's table."""
-        sees = any(key.startswith(("embedder.", "noise_augmentor.")) for key in state_dict or {})
         linear = unet_config.get("use_linear_in_transformer", False)
-        return _is_unet(unet_config) and linear and _has_adm(unet_config) and sees
-
-    def network_class(self) -> type[model_base.BaseModel]:
-        """See `BASE.network_class`."""
-        return model_base.SD21UNCLIP
+        is_built_so = _is_unet(unet_config) and linear and _has_adm(unet_config)
+        return is_built_so and cls.are_in(state_dict or {})
 
     def model_type(self, state_dict: Mapping[str, torch.Tensor], prefix: str = "") -> ModelType:
         """v, as all that were published."""
         return ModelType.V_PREDICTION
-
-    def get_model(
-        self,
-        state_dict: Mapping[str, torch.Tensor],
-        prefix: str = "",
-        device: torch.device | str | None = None,
-    ) -> model_base.BaseModel:
-        """See `BASE.get_model`; takes the statistics of embeddings, unread, out of the file."""
-        model = super().get_model(state_dict, prefix, device)
-        assert isinstance(model, model_base.SD21UNCLIP)
-        names = (_PICTURE_MEAN, _PICTURE_STD)
-        self.statistics = {name: state_dict[name] for name in names if name in state_dict}
-        if self.has_statistics and len(self.statistics) < len(names):
-            logger.warning(
-                "%s: no statistics of pictures' embeddings ('%s', '%s'), with which it was "
-                "trained: noise on pictures will be of another strength",
-                origin_of(state_dict),
-                *names,
-            )
-        mean, std = (self.statistics.get(name) for name in names)
-        model.noise_augmentor = NoiseAugmentation(model.adm_channels // 2, mean, std)
-        return model
-
-    def process_clip_vision_state_dict(self, state_dict: StateDict) -> StateDict:
-        """See `BASE.process_clip_vision_state_dict`; the encoder's other half is left out."""
-        own = super().process_clip_vision_state_dict(state_dict)
-        _take(state_dict, ["embedder."])
-        return own
-
-    def process_clip_vision_state_dict_for_saving(self, state_dict: StateDict) -> StateDict:
-        """See `BASE.process_clip_vision_state_dict_for_saving`."""
-        return to_open_clip(state_dict, "", self.clip_vision_prefix or "")
-
-    def process_unet_state_dict_for_saving(self, state_dict: StateDict) -> StateDict:
-        """See `BASE.process_unet_state_dict_for_saving`; adds the statistics."""
-        return {**super().process_unet_state_dict_for_saving(state_dict), **self.statistics}
 
 
 def _unclip_numbers(adm: int) -> dict[str, Any]:

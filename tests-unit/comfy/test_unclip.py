@@ -12,7 +12,9 @@ import safetensors.torch
 import torch
 from diffusers import DDPMScheduler
 from diffusers.models.embeddings import get_timestep_embedding
-from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
+from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (
+    StableUnCLIPImageNormalizer,
+)
 
 import comfy.clip_vision
 import comfy.loading
@@ -32,6 +34,11 @@ PREFIX = "embedder.model.visual."
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _scheduler() -> Any:
+    """diffusers' noise."""
+    return DDPMScheduler(beta_schedule="squaredcos_cap_v2")
 
 
 def _statistics() -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,7 +65,7 @@ def test_embeddings_are_noised_as_in_diffusers(level: int) -> None:
     embeds, noise = _random(3, WIDTH, seed=2), _random(3, WIDTH, seed=3)
     normalizer = StableUnCLIPImageNormalizer(WIDTH)
     normalizer.load_state_dict({"mean": mean, "std": std})
-    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    scheduler = _scheduler()
     with torch.no_grad():
         scaled = normalizer.scale(embeds)
         noised = scheduler.add_noise(scaled, noise, torch.tensor([level] * 3))
@@ -68,7 +75,7 @@ def test_embeddings_are_noised_as_in_diffusers(level: int) -> None:
 
 
 def test_every_level_keeps_as_much_as_in_diffusers() -> None:
-    wanted = DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod
+    wanted = _scheduler().alphas_cumprod
     torch.testing.assert_close(unclip.kept_shares(), wanted, atol=1e-6, rtol=1e-3)
 
 
@@ -111,7 +118,7 @@ def test_several_pictures_are_added_and_their_sum_is_noised(as_batch: bool) -> N
             for seed in range(draws)
         ]
     )
-    kept = DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod[300]
+    kept = _scheduler().alphas_cumprod[300]
     around = (embeds.sum(dim=0) - mean) * kept.sqrt() + mean
     tolerance = 5 * float(std.max()) * (1 / draws) ** 0.5
     torch.testing.assert_close(made[:, :WIDTH].mean(0)[None], around, atol=tolerance, rtol=0)
