@@ -171,7 +171,9 @@ class GraphBuilder:
         """
         old = [self.prefix + node_id, index]
         for node in self.nodes.values():
-            for name in [name for name, value in node.inputs.items() if value == old]:
+            # Constants may be arrays, which compare by element.
+            links = {name: value for name, value in node.inputs.items() if is_link(value)}
+            for name in [name for name, link in links.items() if link == old]:
                 node.set_input(name, new_value)
 
     def remove_node(self, id: str) -> None:

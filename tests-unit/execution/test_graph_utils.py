@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 from typing import Any
 
+import numpy as np
 import pytest
 
 import comfy_execution.graph
@@ -60,6 +61,15 @@ def test_links_to_an_output_are_replaced_or_taken_away() -> None:
     assert second.inputs == {"x": ["other", 5], "z": 3}
     graph.remove_node("a")
     assert list(graph.nodes) == ["p.b"]
+
+
+def test_arrays_among_the_inputs_are_no_links() -> None:
+    graph = GraphBuilder("p.")
+    values = np.zeros(2)
+    second = graph.node("Use", "b", x=graph.node("Load", "a").out(0), values=values)
+    graph.replace_node_output("a", 0, 7)
+    assert second.inputs["x"] == 7
+    assert second.inputs["values"] is values
 
 
 def _in_a_call(function: Any) -> Any:
