@@ -16,6 +16,7 @@ from comfy.cli_args import args as args
 from comfy_extras.classic import (
     conditioning,
     controlnets,
+    gligen,
     image_files,
     images,
     inpainting,
@@ -36,6 +37,7 @@ _ROOMS = (
     old_loaders,
     conditioning,
     controlnets,
+    gligen,
     latent,
     latent_transforms,
     latent_files,

@@ -40,6 +40,16 @@ def _only_first(conditioning: Conditioning, node: str) -> Any:
     return conditioning[0]
 
 
+def needed_clip(clip: Any) -> Any:
+    """The text encoder; RuntimeError if there is none."""
+    if clip is None:
+        raise RuntimeError(
+            "There is no text encoder: the clip input is None. If it comes from a checkpoint, "
+            "that file holds none; load one of its own with CLIPLoader or DualCLIPLoader."
+        )
+    return clip
+
+
 class CLIPTextEncode:
     """Encodes a prompt."""
 
@@ -56,12 +66,7 @@ class CLIPTextEncode:
 
     def encode(self, clip: Any, text: str) -> tuple[Conditioning]:
         """Give one part; RuntimeError if there is no text encoder."""
-        if clip is None:
-            raise RuntimeError(
-                "There is no text encoder: the clip input is None. If it comes from a checkpoint, "
-                "that file holds none; load one of its own with CLIPLoader or DualCLIPLoader."
-            )
-        return (clip.encode_from_tokens_scheduled(clip.tokenize(text)),)
+        return (needed_clip(clip).encode_from_tokens_scheduled(clip.tokenize(text)),)
 
 
 class CLIPSetLastLayer:
