@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 _LINK_LENGTH = 2
 
@@ -92,7 +92,7 @@ class _Counter:
 
 
 # A context variable, so that an async node that awaited still counts its own graphs.
-_counter: ContextVar[_Counter | None] = ContextVar("graph_prefixes", default=None)
+_counter: ContextVar[_Counter] = ContextVar("graph_prefixes")
 
 
 class GraphBuilder:
@@ -107,6 +107,9 @@ class GraphBuilder:
         id_gen: Number of the next node without a name.
     """
 
+    # For threads that nodes start: those begin without context, and their ids must be unique, too.
+    _newest: ClassVar[_Counter] = _Counter()
+
     def __init__(self, prefix: str | None = None) -> None:
         """Begin an empty graph.
 
@@ -120,17 +123,15 @@ class GraphBuilder:
     @classmethod
     def set_default_prefix(cls, prefix_root: str, call_index: int, graph_index: int = 0) -> None:
         """Say which node's which call the next builders belong to."""
-        _counter.set(_Counter(prefix_root, call_index, graph_index))
+        GraphBuilder._newest = _Counter(prefix_root, call_index, graph_index)
+        _counter.set(GraphBuilder._newest)
 
     @classmethod
     def alloc_prefix(
         cls, root: str | None = None, call_index: int | None = None, graph_index: int | None = None
     ) -> str:
         """A prefix; what is not given comes from the running call, and the graph is counted on."""
-        counter = _counter.get()
-        if counter is None:
-            counter = _Counter()
-            _counter.set(counter)
+        counter = _counter.get(cls._newest)
         head = counter.root if root is None else root
         call = counter.call if call_index is None else call_index
         graph = counter.graph if graph_index is None else graph_index

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -78,6 +79,21 @@ def test_a_node_of_a_graph_may_say_nothing_of_inputs(graphs: Graphs, register: A
     register(One=node_class(lambda: (1,)), Expands=node_class(run))
     assert graphs.run(_prompt())
     assert graphs.shown() == [1]
+
+
+def test_graphs_that_nodes_build_in_threads_of_their_own_have_ids_of_their_own(
+    graphs: Graphs, register: Any
+) -> None:
+    def run(value: Any) -> dict[str, Any]:
+        with ThreadPoolExecutor(1) as threads:
+            graph = threads.submit(GraphBuilder).result()
+        return {"result": tuple(_adds(graph, value, 1)), "expand": graph.finalize()}
+
+    register(Expands=node_class(run, "value"))
+    other = {"other": node("Expands", value=["e", 0]), "show": node("Show", value=["other", 0])}
+    assert graphs.run({**_prompt(value=1), **other})
+    assert graphs.shown() == [3]
+    assert "other.0.0.1" in graphs.ran()
 
 
 def test_output_nodes_of_a_graph_run_and_are_shown_at_the_expanded_one(
