@@ -8,6 +8,7 @@ when its turn comes, written, and dropped.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -211,7 +212,10 @@ class _Replacement:
     def open(self) -> None:
         with self._told():
             if os.path.isdir(self.target):
-                raise IsADirectoryError(21, "it is a folder")
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            # To replace /dev/null by a file would be the end of it.
+            if os.path.exists(self.target) and not os.path.isfile(self.target):
+                raise OSError(errno.EINVAL, "it is a device or a pipe, not a file")
             self._fd = os.open(self._temporary, _CREATE_FLAGS, 0o666)
         lock(self._fd)
 
@@ -244,13 +248,14 @@ class _Replacement:
         flag = getattr(os, "O_DIRECTORY", None)
         if flag is None:
             return
-        fd = os.open(self._folder, os.O_RDONLY | flag)
-        try:
-            # Some network filesystems refuse; the file itself is on the disk already.
-            with contextlib.suppress(OSError):
+        # Who may write here need not be allowed to read, and some network filesystems refuse; the
+        # file itself is on the disk already.
+        with contextlib.suppress(OSError):
+            fd = os.open(self._folder, os.O_RDONLY | flag)
+            try:
                 os.fsync(fd)
-        finally:
-            os.close(fd)
+            finally:
+                os.close(fd)
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

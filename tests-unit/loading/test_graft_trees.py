@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -10,13 +9,14 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from comfy.loading.__main__ import main
 from comfy.loading.commands import graft, graft_trees
+from support.permissions import as_nobody
 from support.stand_ins import FILES, GENERATIONS, contents, plant
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -337,19 +337,6 @@ def test_a_failure_while_files_are_moved_is_taken_back(
     assert contents(one_tree) == before
 
 
-@contextlib.contextmanager
-def _nobody() -> Iterator[None]:
-    """Let permissions hold for this process, even if it is root's."""
-    is_root = os.geteuid() == 0
-    if is_root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if is_root:
-            os.seteuid(0)
-
-
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs permissions of POSIX")
 def test_a_folder_that_may_not_be_written_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
@@ -358,7 +345,7 @@ def test_a_folder_that_may_not_be_written_is_refused(capsys: pytest.CaptureFixtu
         before = contents(tree)
         (tree / "comfy").chmod(0o555)
         try:
-            with _nobody():
+            with as_nobody():
                 assert main(["graft", str(tree)]) == 1
         finally:
             (tree / "comfy").chmod(0o755)

@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from comfy import unfinished
 from comfy.loading.encodings import ENCODINGS
 from comfy.loading.errors import CannotBeSaved, LoadError, WeightSaveFailed
 from comfy.loading.saving import PIECE_BYTES, save_state_dict
+from support.permissions import as_nobody
 from support.to_save import file_tensors, values
 
 ROOT = Path(__file__).parents[2]
@@ -121,6 +123,28 @@ def test_folder_as_target_is_refused_before_anything_is_written(tmp_path: Path) 
     with pytest.raises(WeightSaveFailed, match="it is a folder"):
         save_state_dict({"w": torch.ones(4)}, tmp_path / "folder")
     assert os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(WeightSaveFailed, match="not a file"):
+        save_state_dict({"w": torch.ones(4)}, tmp_path / "pipe")
+    assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs permissions of POSIX")
+def test_a_folder_that_may_be_written_and_not_read_takes_files() -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "drop"
+        folder.mkdir()
+        Path(scratch).chmod(0o755)
+        folder.chmod(0o333)
+        with as_nobody():
+            save_state_dict({"w": torch.ones(2)}, folder / "a")
+        folder.chmod(0o755)
+        assert load_file(folder / "a")["w"].tolist() == [1.0, 1.0]
 
 
 def test_missing_folder_is_a_typed_error(tmp_path: Path) -> None:
