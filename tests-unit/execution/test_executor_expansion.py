@@ -93,7 +93,7 @@ def test_graphs_that_nodes_build_in_threads_of_their_own_have_ids_of_their_own(
     other = {"other": node("Expands", value=["e", 0]), "show": node("Show", value=["other", 0])}
     assert graphs.run({**_prompt(value=1), **other})
     assert graphs.shown() == [3]
-    assert "other.0.0.1" in graphs.ran()
+    assert "other.0.0.2" in graphs.ran()
 
 
 def test_output_nodes_of_a_graph_run_and_are_shown_at_the_expanded_one(
