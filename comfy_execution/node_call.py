@@ -233,12 +233,10 @@ async def wait_for_results(results: list[Any]) -> list[Any]:
         CancelledError: A call cancelled itself.
     """
     tasks = [result for result in results if is_pending(result)]
-    if tasks:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        if not all(task.done() for task in tasks):
-            cancel_tasks(tasks)
-            await asyncio.wait(tasks)
-    failed = [err for task in tasks if not task.cancelled() and (err := task.exception())]
-    if failed:
-        raise failed[0]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        cancel_tasks(tasks)
+        await asyncio.wait(tasks)
+        raise
     return [result.result() if is_pending(result) else result for result in results]

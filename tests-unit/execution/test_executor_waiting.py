@@ -229,10 +229,19 @@ def test_an_async_error_is_that_nodes_and_ends_the_others(graphs: Graphs, regist
     assert ended == ["cancelled"]
 
 
-def test_one_failing_slice_ends_the_others(classic: Graphs, register: Any) -> None:
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ValueError("the second"), "ValueError"),
+        (asyncio.CancelledError("the second"), "asyncio.exceptions.CancelledError"),
+    ],
+)
+def test_one_failing_slice_ends_the_others(
+    classic: Graphs, register: Any, error: BaseException, kind: str
+) -> None:
     async def run(value: Any) -> tuple[Any]:
         await asyncio.sleep(60 if value else 0.001)
-        raise ValueError("the second")
+        raise error
 
     register(Uneven=node_class(run, "value"))
     prompt = {
@@ -243,6 +252,7 @@ def test_one_failing_slice_ends_the_others(classic: Graphs, register: Any) -> No
     began = time.monotonic()
     assert not classic.run(prompt)
     assert time.monotonic() - began < 30
+    assert classic.error()["exception_type"] == kind
     assert classic.error()["exception_message"].strip() == "the second"
 
 
