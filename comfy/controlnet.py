@@ -186,8 +186,15 @@ class ControlLora(ControlNet):
         return made
 
     def pre_run(self, model: Any, percent_to_timestep_function: Callable[[float], float]) -> None:
-        """See `ControlBase.pre_run`; builds the network, and loads it."""
+        """See `ControlBase.pre_run`; builds the network, and loads it, once for all prompts."""
+        is_ready = (
+            self.control_model is not None and self.model_sampling_current is model.model_sampling
+        )
         super().pre_run(model, percent_to_timestep_function)
+        if not is_ready:
+            self._build(model)
+
+    def _build(self, model: Any) -> None:
         state, changes = _without_ranks(self.control_weights)
         numbers = {**model.model_config.unet_config, **control_files.hint_config(state)}
         self.manual_cast_dtype = model.manual_cast_dtype

@@ -12,11 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import comfy.controlnet
-import comfy.loading.default
 import comfy.model_management
 import folder_paths
 import nodes
-from comfy.loading import FileTensor, Loader, LoadOptions
+from comfy.loading import FileTensor
 from support import narrow, narrow_control
 from support.simulated_device import SimulatedDevice
 
@@ -199,22 +198,6 @@ def test_name_that_ends_in_shuffle_pools_the_residuals(graph: Graph) -> None:
     assert float(merged["output"][0].std((2, 3)).max()) < 1e-6
 
 
-@pytest.fixture
-def small_device(
-    simgpu: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[SimulatedDevice]:
-    """A unified device whose models stay in their files until they are needed."""
-    comfy.model_management.unload_all_models()
-    options = LoadOptions(strategy="file-slice", staging_bytes=1 << 20, reserve_bytes=0)
-    loader = Loader(options, run_device=simgpu.device)
-    monkeypatch.setattr(comfy.loading.default, "_default", loader)
-    monkeypatch.setattr(comfy.model_management, "_set_device", simgpu.device)
-    monkeypatch.setattr(comfy.model_management, "current_loaded_models", [])
-    monkeypatch.setattr(comfy.model_management, "minimum_inference_memory", lambda: 0)
-    yield simgpu
-    comfy.model_management.unload_all_models()
-
-
 def test_weights_come_home_once_for_a_run_and_go_back_to_their_file(
     plain: torch.Tensor, whole: torch.Tensor, small_device: SimulatedDevice
 ) -> None:
@@ -266,10 +249,13 @@ def test_control_lora_leaves_the_unet_s_weights_where_they_are(
     assert {id(one): one.device for one in on_device.model.model.parameters()} == at_home
     assert set(at_home.values()) == {small_device.device}
     assert torch.equal(on_device.sample(), plain)
-    before = small_device.allocated_bytes
+    before, uploaded = small_device.allocated_bytes, small_device.counters.uploaded_bytes
     on_device.sample(controlled(on_device.prompts, load("bare_lora.safetensors")))
     gc.collect()
     assert small_device.allocated_bytes <= before + (1 << 20)
+    # The net of both prompts is built once.
+    net_bytes = sum(one.nbytes for one in narrow_control.control_state().values())
+    assert small_device.counters.uploaded_bytes - uploaded <= 1.1 * net_bytes
 
 
 def test_net_of_differences_is_the_net_that_they_differ_from(
