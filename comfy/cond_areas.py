@@ -51,17 +51,19 @@ class CondPart(NamedTuple):
     hooks: Any
 
 
-def add_area_dims(area: Sequence[Any], num_dims: int) -> tuple[Any, ...]:
-    """Make an area of fewer axes cover all of the axes before them."""
+def fit_area_dims(area: Sequence[Any], num_dims: int) -> tuple[Any, ...]:
+    """Give an area so many axes: all of the axes before its own; a film's for pictures no frames."""
     have = len(area) // 2
     lengths, offsets = tuple(area[:have]), tuple(area[have:])
-    missing = max(num_dims - have, 0)
+    missing = num_dims - have
+    if missing < 0:
+        return (*lengths[-num_dims:], *offsets[-num_dims:])
     return (*(math.inf,) * missing, *lengths, *(0,) * missing, *offsets)
 
 
 def clamp_area(area: Sequence[Any], dims: Sequence[int]) -> tuple[int, ...]:
     """Cut an area to the latent; an area that lies outside gets length 0."""
-    area = add_area_dims(area, len(dims))
+    area = fit_area_dims(area, len(dims))
     offsets = [
         min(max(int(offset), 0), size) for offset, size in zip(area[len(dims) :], dims, strict=True)
     ]
@@ -83,7 +85,8 @@ def narrow_to_area(tensor: torch.Tensor, area: Sequence[int] | None, first_dim: 
 
 
 def _area_from_fractions(fractions: Sequence[float], dims: Sequence[int]) -> tuple[int, ...]:
-    count = len(fractions) // 2
+    count = min(len(fractions) // 2, len(dims))
+    fractions = fit_area_dims(fractions, count)
     shown = dims[-count:]
     lengths = [
         max(1, round(part * size)) for part, size in zip(fractions[:count], shown, strict=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from comfy.cond_areas import (
-    add_area_dims,
+    fit_area_dims,
     clamp_area,
     create_cond_with_same_area_if_none,
     get_area_and_mult,
@@ -55,8 +55,15 @@ def test_area_of_a_picture_covers_all_frames_of_a_film() -> None:
     conds = [cond(area=(4, 5, 1, 2))]
     resolve_areas_and_cond_masks_multidim(conds, [7, 16, 20], "cpu")
     assert conds[0]["area"] == (7, 4, 5, 0, 1, 2)
-    assert add_area_dims((4, 5, 1, 2), 2) == (4, 5, 1, 2)
+    assert fit_area_dims((4, 5, 1, 2), 2) == (4, 5, 1, 2)
     assert clamp_area((4, 5, 1, 2), (3, 3)) == (2, 1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "area", [(3, 4, 5, 2, 8, 10), ("percentage", 0.1, 0.25, 0.25, 0.9, 0.5, 0.5)]
+)
+def test_area_of_a_film_is_its_place_in_a_picture(area: tuple[Any, ...]) -> None:
+    assert resolve(16, 20, area=area)[0]["area"] == (4, 5, 8, 10)
 
 
 def test_prompt_outside_of_the_picture_is_left_out_with_a_warning(
