@@ -23,7 +23,7 @@ MEMORY_HEADROOM = 1.5
 FRESH_S = 1.0
 """How long what was free counts as free."""
 TINY = 1e-37
-"""Keeps 0 / 0 out of the mean where no condition has a weight."""
+"""Keeps 0 / 0 out of the mean where no condition has a weight; a dtype's own if that is larger."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class _WeightedMean:
     def add(self, part: CondPart, output: torch.Tensor) -> None:
         if self._sum.numel() == 0:
             self._sum = torch.zeros_like(self._x_in)
-            self._weights = torch.full_like(self._x_in, TINY)
+            tiny = max(TINY, torch.finfo(self._x_in.dtype).tiny)
+            self._weights = torch.full_like(self._x_in, tiny)
         narrow_to_area(self._sum, part.area).add_(output * part.mult)
         narrow_to_area(self._weights, part.area).add_(part.mult)
 

@@ -54,6 +54,15 @@ def test_lists_without_a_prompt_give_zeros() -> None:
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_where_no_prompt_has_a_weight_the_result_is_zero(dtype: torch.dtype) -> None:
+    mask = torch.ones(1, 32, 32)
+    mask[:, 16:] = 0.0
+    out, _ = run([prepared(1.0, mask=mask)], x=X.to(dtype))
+    assert out[0].dtype is dtype
+    assert rows(out[0]) == [1.0] * 16 + [0.0] * 16
+
+
 def test_overlapping_prompts_are_averaged_by_strength() -> None:
     out, _ = run([prepared(1.0, strength=3.0), prepared(5.0, strength=1.0)])
     torch.testing.assert_close(out[0], torch.full_like(X, 2.0))
