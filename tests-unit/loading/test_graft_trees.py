@@ -319,6 +319,17 @@ def test_a_failure_half_way_changes_nothing(
     assert not (one_tree / "comfy/loading").exists()
 
 
+def test_what_a_killed_graft_left_is_not_put_in(one_tree: Path) -> None:
+    before = contents(one_tree)
+    left = one_tree / "comfy/loading.onecopy-new/of_another_edition.py"
+    left.parent.mkdir()
+    left.write_text("")
+    assert main(["graft", str(one_tree)]) == 0
+    assert not (one_tree / "comfy/loading/of_another_edition.py").exists()
+    assert main(["graft", str(one_tree), "--undo"]) == 0
+    assert contents(one_tree) == before
+
+
 @pytest.mark.parametrize("moves", range(1, len(FILES) + 1))
 def test_a_failure_while_files_are_moved_is_taken_back(
     moves: int, one_tree: Path, monkeypatch: pytest.MonkeyPatch

@@ -170,6 +170,8 @@ def _replace(root: Path, files: Mapping[str, bytes], package: Mapping[str, bytes
     folder, fresh = root / PACKAGE, root / f"{PACKAGE}{_NEW}"
     before = {name: (root / name).read_bytes() for name in files}
     moved: list[str] = []
+    # Of a graft that was killed.
+    shutil.rmtree(fresh, ignore_errors=True)
     try:
         for name, content in package.items():
             target = fresh / name
