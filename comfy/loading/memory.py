@@ -255,7 +255,12 @@ def _driver_free(
         f"the driver of {profile.device} reports {free:.3g} bytes free of {total:.3g}; "
         f"counting {clamped / MIB:,.0f} MiB"
     )
-    _warn_once(f"{note[0].upper()}{note[1:]}.")
+    logger.debug("%s", note)
+    # Without the numbers: they change from one time to the next.
+    _warn_once(
+        f"The driver of {profile.device} reports memory that the device cannot have free; what is "
+        "possible is counted."
+    )
     return clamped, (note,)
 
 

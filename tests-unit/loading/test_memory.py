@@ -100,7 +100,7 @@ def test_absurd_figures_are_clamped_and_logged_once(
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="comfy.loading"):
         found = device_pool(profile(), HOST, ask(told))
-        device_pool(profile(), HOST, ask(told))
+        device_pool(profile(), HOST, ask((2 * told[0], told[1])))
     assert found.free == free
     assert f"counting {free // MIB:,} MiB" in found.notes[0]
     assert len(caplog.records) == 1
