@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from comfy.cond_areas import (
-    fit_area_dims,
     clamp_area,
     create_cond_with_same_area_if_none,
+    fit_area_dims,
     get_area_and_mult,
     resolve_areas_and_cond_masks,
     resolve_areas_and_cond_masks_multidim,
