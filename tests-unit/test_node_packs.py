@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ import comfy.cli_args
 import comfy.model_management
 import comfy.utils
 import folder_paths
+import node_packs
 import nodes
 from comfy import pack_folders
 from support.packs import folder_of_packs, one_node, write_pack
@@ -285,15 +287,20 @@ def test_the_user_can_still_stop_the_program(packs: Path) -> None:
 
 
 def test_times_are_logged_with_the_slowest_last(
-    packs: Path, caplog: pytest.LogCaptureFixture
+    packs: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
-    slow = "import time; time.sleep(0.05)\n"
-    write_pack(packs, "slow", {"__init__.py": slow + one_node("Slow")})
-    write_pack(packs, "quick", {"__init__.py": one_node("Quick")})
+    for name in ("one", "other"):
+        write_pack(packs, name, {"__init__.py": one_node(name)})
+    clock = SimpleNamespace(perf_counter=iter([0.0, 5.0, 5.0, 6.0]).__next__)
+    monkeypatch.setattr(node_packs, "time", clock)
     _load_all()
     (message,) = [one for one in caplog.messages if one.startswith("Packs of custom nodes")]
-    assert [line.rsplit(os.sep)[-1] for line in message.splitlines()[1:]] == ["quick", "slow"]
+    slow, quick = pack_folders.pack_paths()
+    assert [line.split() for line in message.splitlines()[1:]] == [
+        ["1.0", "s:", quick],
+        ["5.0", "s:", slow],
+    ]
 
 
 # -- scripts for the page --------------------------------------------------------------------------
