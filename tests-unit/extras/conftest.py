@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+import comfy.loading.default
+import comfy.model_management
 import comfy.sd
 import folder_paths
+from comfy.loading import Loader, LoadOptions
 from comfy_extras import nodes_custom_sampler as custom
 from support import narrow
+from support.simulated_device import SimulatedDevice
 
 
 @dataclass(frozen=True)
@@ -85,3 +90,19 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def latent() -> dict[str, torch.Tensor]:
     """An empty latent of 64 pixels a side."""
     return {"samples": torch.zeros(1, 4, 8, 8)}
+
+
+@pytest.fixture
+def small_device(
+    simgpu: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SimulatedDevice]:
+    """A unified device whose models stay in their files until they are needed."""
+    comfy.model_management.unload_all_models()
+    options = LoadOptions(strategy="file-slice", staging_bytes=1 << 20, reserve_bytes=0)
+    loader = Loader(options, run_device=simgpu.device)
+    monkeypatch.setattr(comfy.loading.default, "_default", loader)
+    monkeypatch.setattr(comfy.model_management, "_set_device", simgpu.device)
+    monkeypatch.setattr(comfy.model_management, "current_loaded_models", [])
+    monkeypatch.setattr(comfy.model_management, "minimum_inference_memory", lambda: 0)
+    yield simgpu
+    comfy.model_management.unload_all_models()

@@ -15,8 +15,10 @@ import comfy.model_management
 import folder_paths
 import nodes
 from comfy.gligen import MAX_BOXES, Gligen, GligenMismatch, TooManyBoxes
+from comfy.loading import FileTensor
 from comfy_extras.classic.conditioning import Conditioning
 from support import narrow_gligen
+from support.simulated_device import SimulatedDevice
 
 CHECKPOINT = "shapes_tiny_sd15.safetensors"
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "checkpoints"
@@ -231,3 +233,40 @@ def test_gligen_for_another_model_is_refused_by_name(graph: Graph) -> None:
     boxed = graph.boxed(gligen=load("other.safetensors"))
     with pytest.raises(GligenMismatch, match=r"other\.safetensors: .* made for another model"):
         graph.sample(boxed)
+
+
+# -- homes of its weights --------------------------------------------------------------------------
+
+
+def test_weights_come_home_once_for_a_run_and_go_back_to_their_file(
+    graph: Graph, small_device: SimulatedDevice
+) -> None:
+    wanted = graph.sample(graph.boxed())
+    on_device = Graph()
+    network = on_device.gligen.model
+    assert all(isinstance(one, FileTensor) and one.is_in_file for one in network.parameters())
+    boxed = on_device.boxed()
+    before, uploaded = small_device.allocated_bytes, small_device.counters.uploaded_bytes
+    made = on_device.sample(boxed)
+    # The device computes in half precision.
+    assert change(made, wanted) < 0.05
+    size = on_device.gligen.model_size() + on_device.model.model_size()
+    assert all(one.device == small_device.device for one in network.parameters())
+    assert small_device.counters.uploaded_bytes - uploaded <= 1.02 * size
+    assert small_device.allocated_bytes - before <= 1.02 * size
+    comfy.model_management.unload_all_models()
+    assert all(isinstance(one, FileTensor) and one.is_in_file for one in network.parameters())
+
+
+def test_device_too_small_for_both_networks_draws_the_same(small_device: SimulatedDevice) -> None:
+    on_device = Graph()
+    boxed = on_device.boxed()
+    wanted = on_device.sample(boxed)
+    both = on_device.model.loaded_size() + on_device.gligen.loaded_size()
+    comfy.model_management.unload_all_models()
+    small_device.capacity_bytes = small_device.allocated_bytes + int(0.9 * both)
+    made = on_device.sample(boxed)
+    assert change(made, wanted) < 1e-3
+    # Its weights are brought layer by layer.
+    assert 0 < on_device.gligen.loaded_size() < 0.5 * on_device.gligen.model_size()
+    assert small_device.refusals == 0
