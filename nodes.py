@@ -26,6 +26,8 @@ from comfy_extras.classic import (
     loaders,
     old_loaders,
     sampling,
+    style_models,
+    unclip,
     vision,
 )
 from comfy_extras.classic.sampling import common_ksampler as common_ksampler
@@ -45,6 +47,8 @@ _ROOMS = (
     image_files,
     images,
     vision,
+    style_models,
+    unclip,
 )
 
 NODE_CLASS_MAPPINGS: dict[str, type[Any]] = {}

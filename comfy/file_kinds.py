@@ -104,6 +104,11 @@ KINDS: tuple[FileKind, ...] = (
         "load it with CLIPVisionLoader (models/clip_vision)",
     ),
     FileKind(
+        "a style model",
+        _has("style_embedding", "redux_up.weight"),
+        "load it with StyleModelLoader (models/style_models)",
+    ),
+    FileKind(
         "a text encoder",
         _any_starts(
             "text_model.encoder.",

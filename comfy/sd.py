@@ -18,11 +18,12 @@ import comfy.gligen
 import comfy.lora
 import comfy.lora_convert
 import comfy.utils
-from comfy import checkpoints, model_building, text_encoder_kinds
+from comfy import checkpoints, model_building, style_models, text_encoder_kinds
 from comfy.clip import CLIP
 from comfy.file_kinds import UndetectedModel, explain
 from comfy.model_patcher import ModelPatcher
 from comfy.state_loading import origin_of, summarised
+from comfy.style_models import StyleModel
 from comfy.text_encoder_kinds import TEModel, detect_te_model
 from comfy.textual_inversion import Directories
 from comfy.vae import VAE
@@ -31,6 +32,7 @@ __all__ = [
     "CLIP",
     "VAE",
     "CLIPType",
+    "StyleModel",
     "TEModel",
     "detect_te_model",
     "load_checkpoint",
@@ -41,6 +43,7 @@ __all__ = [
     "load_gligen",
     "load_lora_for_models",
     "load_state_dict_guess_config",
+    "load_style_model",
     "load_text_encoder_state_dicts",
     "load_unet",
     "load_unet_state_dict",
@@ -304,6 +307,11 @@ def load_unet_state_dict(sd: StateDict, dtype: torch.dtype | None = None) -> Mod
 def load_gligen(ckpt_path: str) -> ModelPatcher:
     """Load a GLIGEN; no weight is read. RuntimeError if the file holds none that can be run."""
     return comfy.gligen.load(ckpt_path)
+
+
+def load_style_model(ckpt_path: str) -> StyleModel:
+    """Load a style model; see `comfy.style_models.load`."""
+    return style_models.load(ckpt_path)
 
 
 # -- text encoders, LoRAs ------------------------------------------------------------------------

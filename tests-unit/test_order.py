@@ -34,7 +34,7 @@ UNITS = _list("""
     textual_inversion clip_tokenizer clip_keys clip_model sd1_clip sdxl_clip text_encoders
     k_diffusion extra_samplers
     state_loading file_kinds unet_detection inpaint_inputs open_clip_keys unclip
-    model_base supported_models_base unclip_parts supported_models model_detection clip_vision gligen
+    model_base supported_models_base unclip_parts supported_models model_detection clip_vision style_models gligen
     text_encoder_kinds model_building controls control_adapter control_files controlnet checkpoints vae_kinds vae_runs clip vae sd diffusers_load
     cond_areas conditioning cond_batches nan_watch step_times sampler_helpers context_windows schedulers
     guidance sampler_objects sampling_run samplers sample
