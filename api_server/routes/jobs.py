@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,8 @@ def register(routes: web.RouteTableDef, server: Any) -> None:
             asked = _Asked.read(request)
         except ValueError as err:
             return json_text.refusal(str(err))
-        return json_text.answer(_page(server, asked))
+        # Thousands take a while, and others are answered meanwhile.
+        return json_text.answer(await asyncio.to_thread(_page, server, asked))
 
     @routes.get("/api/jobs/{job_id}")
     async def get_one_job(request: web.Request) -> web.Response:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from api_server.routes import jobs
 from support.running_server import Served
 from support.server_nodes import Gate, shown
 
@@ -186,3 +189,23 @@ def test_ids_that_are_no_uuids_are_refused_and_nothing_is_cancelled(idle: Served
     assert answer.status == 400
     assert answer.json()["invalid_ids"] == ["x", 5]
     assert len(idle.get("/queue").json()["queue_pending"]) == 1
+
+
+def test_others_are_answered_while_a_long_list_is_made(
+    idle: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, may_end = threading.Event(), threading.Event()
+    make = jobs.get_all_jobs
+
+    def slowly(*asked: Any) -> Any:
+        began.set()
+        assert may_end.wait(5), "nobody was answered meanwhile"
+        return make(*asked)
+
+    monkeypatch.setattr(jobs, "get_all_jobs", slowly)
+    with ThreadPoolExecutor(1) as others:
+        listing = others.submit(_jobs, idle)
+        assert began.wait(5)
+        assert idle.get("/features").status == 200
+        may_end.set()
+        assert listing.result() == []
