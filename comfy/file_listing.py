@@ -35,6 +35,8 @@ class CacheHelper:
         self.cache.clear()
 
     def __enter__(self) -> CacheHelper:
+        # A thread that listed a folder while another left may have come too late.
+        self.clear()
         self.active = True
         return self
 

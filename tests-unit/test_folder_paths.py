@@ -197,6 +197,16 @@ def test_inside_the_helper_listings_are_not_checked(models: Path) -> None:
     assert folder_paths.get_filename_list("things") == ["a.safetensors"]
 
 
+def test_what_a_thread_kept_too_late_is_not_used_the_next_time(models: Path) -> None:
+    helper = folder_paths.cache_helper
+    with helper:
+        late = folder_paths.get_filename_list_("things")
+    helper.cache["things"] = late
+    (models / "a.safetensors").touch()
+    with helper:
+        assert folder_paths.get_filename_list("things") == ["a.safetensors"]
+
+
 def test_a_link_to_a_folder_above_ends(models: Path) -> None:
     (models / "a.safetensors").touch()
     (models / "again").symlink_to(models, target_is_directory=True)
