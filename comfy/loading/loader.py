@@ -29,11 +29,11 @@ from comfy.loading.journal import Journal
 from comfy.loading.mover import Mover
 from comfy.loading.options import LoadOptions, Switch, from_environ
 from comfy.loading.placing import target_dtype
-from comfy.loading.plan import Facts, LoadPlan, LoadRequest, resolve
+from comfy.loading.plan import Available, Facts, LoadPlan, LoadRequest, resolve
 from comfy.loading.reader import CancelToken, Progress
 from comfy.loading.registry import OpenContext, StrategyRegistry
 from comfy.loading.rings import Rings, with_index
-from comfy.loading.survey import availability, cached_bytes, gather_facts
+from comfy.loading.survey import availability, cached_bytes, gather_facts, with_own_estimate
 from comfy.loading.transfer import Transfer
 from comfy.loading.usage import MemoryReport, PeakSampler, sample
 from comfy.loading.weight_file import FileTable
@@ -180,8 +180,8 @@ class Loader:
         holds = [file.hold() for file in contents.files]
         try:
             cached = cached_bytes(contents)
-            facts = self._facts(contents, request, chosen, cached)
-            plan = resolve(request, facts, availability(self.registry, facts, request))
+            facts, available = self._look_around(contents, request, chosen, cached)
+            plan = resolve(request, facts, available)
             load = _Load(self, contents, request, plan, cancel, progress)
             with self.journal.working({file.path: 0 for file in contents.files}):
                 state, report = load.run(started, cached)
@@ -205,20 +205,23 @@ class Loader:
         }
         return replace(loaded, state_dict=state)
 
-    def plan(self, request: LoadRequest, options: LoadOptions | None = None) -> tuple[Facts, Any]:
+    def plan(
+        self, request: LoadRequest, options: LoadOptions | None = None
+    ) -> tuple[Facts, Available]:
         """Gather facts and availability for a request, and load nothing; for `doctor`."""
         chosen = self.options if options is None else options
         contents = read_contents(request.path, self.files, compat=chosen.compat)
-        facts = self._facts(contents, request, chosen, cached_bytes(contents))
-        return facts, availability(self.registry, facts, request)
+        return self._look_around(contents, request, chosen, cached_bytes(contents))
 
-    def _facts(
+    def _look_around(
         self, contents: Contents, request: LoadRequest, options: LoadOptions, cached: int | None
-    ) -> Facts:
+    ) -> tuple[Facts, Available]:
         device = request.device if request.device is not None else self.run_device
         resident = None if cached is None else cached / max(contents.size, 1)
         profile, port = self.profile(device, options.unified), self.rings.port(device)
-        return gather_facts(contents, request, options, profile, port, resident)
+        facts = gather_facts(contents, request, options, profile, port, resident)
+        available = availability(self.registry, facts, request)
+        return with_own_estimate(facts, self.registry, available, contents, request), available
 
     def place(
         self,

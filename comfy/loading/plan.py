@@ -27,6 +27,7 @@ from comfy.loading.memory import MIB, MemoryNeed
 from comfy.loading.page_cache import CacheEffect
 
 __all__ = [
+    "Available",
     "Facts",
     "LoadPlan",
     "LoadRequest",

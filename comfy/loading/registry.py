@@ -78,7 +78,7 @@ class LoadStrategy(Protocol):
         """None, or the reason why it cannot, as half a sentence."""
 
     def estimate(self, slices: Mapping[str, WeightSlice], request: LoadRequest) -> MemoryNeed:
-        """What `open` will allocate. Pure; called before any read."""
+        """What `open` will allocate. Pure; called before any read, if the user named it."""
 
     def open(
         self, slices: Mapping[str, WeightSlice], plan: LoadPlan, context: OpenContext
@@ -88,7 +88,7 @@ class LoadStrategy(Protocol):
 
 StrategyFactory = Callable[[], LoadStrategy]
 
-_BUILT_IN = {
+BUILT_IN = {
     "mmap": "comfy.loading.strategies.mmap:Mmap",
     "readinto": "comfy.loading.strategies.readinto:ReadInto",
     "file-slice": "comfy.loading.strategies.file_slice:FileSlice",
@@ -100,7 +100,7 @@ class StrategyRegistry:
 
     def __init__(self, built_in: Mapping[str, str] | None = None) -> None:
         self._specs: dict[str, str | StrategyFactory] = dict(
-            _BUILT_IN if built_in is None else built_in
+            BUILT_IN if built_in is None else built_in
         )
         self._made: dict[str, LoadStrategy] = {}
         self._has_entry_points = built_in is not None

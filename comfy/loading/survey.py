@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from comfy.loading.contents import Contents, distinct
 from comfy.loading.destinations import cast_bytes, cast_dtype
@@ -12,7 +13,7 @@ from comfy.loading.memory import device_pool, host_pool
 from comfy.loading.options import LoadOptions
 from comfy.loading.page_cache import probe_direct, resident_bytes
 from comfy.loading.plan import Facts, LoadRequest
-from comfy.loading.registry import StrategyRegistry, maps_files
+from comfy.loading.registry import BUILT_IN, StrategyRegistry, maps_files
 from comfy.loading.storage import StorageProfile, probe_storage
 from comfy.loading.weight_file import WeightFile
 
@@ -92,3 +93,23 @@ def _answer(
         return strategy.supports(facts.profile, facts.storage, request)
     except Exception as err:  # noqa: BLE001 - a broken plug-in must not hinder the others
         return f"it is broken ({type(err).__name__}: {err})"
+
+
+def with_own_estimate(
+    facts: Facts,
+    registry: StrategyRegistry,
+    available: Mapping[str, str | None],
+    contents: Contents,
+    request: LoadRequest,
+) -> Facts:
+    """Let a plug-in that the user named say what it will allocate; of the others that is known.
+
+    Where the load itself places the weights afterwards, the most is assumed: a plug-in knows
+    nothing of that.
+    """
+    name = facts.options.strategy
+    is_usable = name in available and available[name] is None
+    if facts.places_now or name in BUILT_IN or not is_usable:
+        return facts
+    need = registry.get(name).estimate(distinct(contents.slices)[0], request)
+    return replace(facts, estimates={name: need})

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from comfy.loading.default import default_loader, load, load_strategies, register_load_strategy
-from comfy.loading.errors import StrategyUnavailable, UnknownStrategy
+from comfy.loading.errors import NotEnoughMemory, StrategyUnavailable, UnknownStrategy
 from comfy.loading.loader import Loader
+from comfy.loading.memory import MemoryNeed
 from comfy.loading.options import LoadOptions
 from comfy.loading.plan import LoadPlan, LoadRequest
 from comfy.loading.registry import OpenContext, StrategyRegistry
@@ -53,6 +54,15 @@ class Silent:
         self, slices: Mapping[str, WeightSlice], plan: LoadPlan, context: OpenContext
     ) -> dict[str, torch.Tensor]:
         return ReadInto().open(slices, plan, context)
+
+
+class Hungry(Counting):
+    """One that needs more than any machine has."""
+
+    name: ClassVar[str] = "hungry"
+
+    def estimate(self, slices: Mapping[str, WeightSlice], request: LoadRequest) -> MemoryNeed:
+        return MemoryNeed(file=0, host=1 << 60, device=0, staging=0, cast=0)
 
 
 class Unwilling(Counting):
@@ -178,6 +188,13 @@ def test_plugin_that_does_not_tell_whether_it_maps_is_refused_under_disable_mmap
 
 def test_plugin_that_maps_nothing_works_under_disable_mmap(path: Path) -> None:
     assert open_file(loader_with("counting", Counting, allow_mmap=False), path).state_dict
+
+
+def test_plugin_that_needs_too_much_is_refused_before_it_reads(path: Path) -> None:
+    with pytest.raises(NotEnoughMemory) as caught:
+        open_file(loader_with("hungry", Hungry), path)
+    assert caught.value.need == 1 << 60
+    assert Counting.opened == []
 
 
 def test_plugin_that_cannot_is_named_with_its_reason(path: Path) -> None:
