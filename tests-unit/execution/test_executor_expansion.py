@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder
-from support.graph_nodes import Graphs, node, node_class
+from support.graph_nodes import Graphs, meeting, node, node_class
 
 LOOP = 300
 
@@ -269,22 +269,13 @@ def test_blockers_pass_through_a_graph(graphs: Graphs, register: Any) -> None:
 
 
 def test_async_nodes_of_a_graph_overlap(graphs: Graphs, register: Any) -> None:
-    log: list[str] = []
-
-    async def sleeps(value: Any) -> tuple[Any]:
-        log.append("begins")
-        await asyncio.sleep(0.01)
-        log.append("ends")
-        return (value,)
-
     def build(graph: GraphBuilder, value: Any) -> list[Any]:
-        first, second = (graph.node("Sleeps", value=value + one) for one in (1, 2))
+        first, second = (graph.node("Meets", value=value + one) for one in (1, 2))
         return [graph.node("Add", a=first.out(0), b=second.out(0)).out(0)]
 
-    register(Expands=_expands(build, "value"), Sleeps=node_class(sleeps, "value"))
+    register(Expands=_expands(build, "value"), Meets=meeting(2))
     assert graphs.run(_prompt(value=0))
     assert graphs.shown() == [3]
-    assert log == ["begins", "begins", "ends", "ends"]
 
 
 def test_async_calls_that_wait_first_give_out_their_own_ids(graphs: Graphs, register: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 import comfy.model_management
 from comfy_execution.graph import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
-from support.graph_nodes import Graphs, node, node_class
+from support.graph_nodes import Graphs, meeting, node, node_class
 
 LAZY = {"a": {"lazy": True}, "b": {"lazy": True}}
 
@@ -132,41 +132,27 @@ def test_what_an_unasked_lazy_input_leads_to_may_even_fail(graphs: Graphs, regis
 # -- async -----------------------------------------------------------------------------------------
 
 
-def _sleeper(log: list[tuple[str, Any]]) -> type[Any]:
-    async def run(value: Any) -> tuple[Any]:
-        log.append(("begins", value))
-        await asyncio.sleep(0.02)
-        log.append(("ends", value))
-        return (value,)
-
-    return node_class(run, "value")
-
-
 def test_async_nodes_overlap(graphs: Graphs, register: Any) -> None:
-    log: list[tuple[str, Any]] = []
-    register(Sleeps=_sleeper(log))
+    register(Meets=meeting(2))
     prompt = {
-        "x": node("Sleeps", value=1),
-        "y": node("Sleeps", value=2),
+        "x": node("Meets", value=1),
+        "y": node("Meets", value=2),
         "add": node("Add", a=["x", 0], b=["y", 0]),
         "show": node("Show", value=["add", 0]),
     }
     assert graphs.run(prompt)
     assert graphs.shown() == [3]
-    assert [what for what, _ in log] == ["begins", "begins", "ends", "ends"]
 
 
 def test_slices_of_an_async_node_overlap_and_stay_in_order(graphs: Graphs, register: Any) -> None:
-    log: list[tuple[str, Any]] = []
-    register(Sleeps=_sleeper(log))
+    register(Meets=meeting(3))
     prompt = {
         "many": node("Many", value=[1, 2, 3]),
-        "x": node("Sleeps", value=["many", 0]),
+        "x": node("Meets", value=["many", 0]),
         "show": node("Show", value=["x", 0]),
     }
     assert graphs.run(prompt)
     assert graphs.shown() == [1, 2, 3]
-    assert [what for what, _ in log] == ["begins"] * 3 + ["ends"] * 3
 
 
 def test_other_nodes_run_while_an_async_one_waits(graphs: Graphs, register: Any) -> None:

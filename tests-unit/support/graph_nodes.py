@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +12,8 @@ import execution
 import nodes
 
 Prompt = dict[str, dict[str, Any]]
+
+_LONGEST_MEETING_S = 10.0
 
 
 def node_class(
@@ -78,6 +82,25 @@ BASIC: dict[str, type[Any]] = {
     "Gather": node_class(lambda value: (value,), "value", INPUT_IS_LIST=True),
 }
 """Keep (one value), Add, Show (output), Many (list to elements), Gather (elements to list)."""
+
+
+def meeting(many: int) -> type[Any]:
+    """Make an async node class that keeps its value, once so many calls of it have begun.
+
+    One after another they would end with TimeoutError.
+    """
+    begun: list[Any] = []
+
+    async def run(value: Any) -> tuple[Any]:
+        begun.append(value)
+        latest = time.monotonic() + _LONGEST_MEETING_S
+        while len(begun) < many:
+            if time.monotonic() > latest:
+                raise TimeoutError(f"{len(begun)} of {many} calls have begun")
+            await asyncio.sleep(0.001)
+        return (value,)
+
+    return node_class(run, "value")
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
