@@ -16,6 +16,7 @@ from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import 
     StableUnCLIPImageNormalizer,
 )
 
+import comfy.clip_model
 import comfy.clip_vision
 import comfy.loading
 import comfy.model_management
@@ -25,8 +26,9 @@ import comfy.utils
 from comfy import model_base, model_detection, supported_models, unclip
 from comfy.loading import FileTensor, LoadOptions
 from comfy.model_base import ModelType
-from support import narrow
+from support import layouts, narrow
 from support.networks import relative_difference
+from support.raw_files import Spec
 
 WIDTH = 12
 PREFIX = "embedder.model.visual."
@@ -172,6 +174,71 @@ def test_published_widths_tell_the_encoder(adm: int, family: str) -> None:
     assert type(config).__name__ == family
     assert config is not None
     assert config.model_type({}) is ModelType.V_PREDICTION
+
+
+def _published(embedded: int, width: int, layers: int) -> list[Spec]:
+    """SD 2.1 with a vector and a picture encoder, all of published sizes, as open_clip names it."""
+    specs = list(layouts.layout("sd21_v_checkpoint_fp16").tensors.values())
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.diffusion_model.label_emb.0.0.weight": (1280, 2 * embedded),
+        "model.diffusion_model.label_emb.0.0.bias": (1280,),
+        "model.diffusion_model.label_emb.0.2.weight": (1280, 1280),
+        "model.diffusion_model.label_emb.0.2.bias": (1280,),
+        f"{PREFIX}class_embedding": (width,),
+        f"{PREFIX}positional_embedding": (257, width),
+        f"{PREFIX}conv1.weight": (width, 3, 14, 14),
+        f"{PREFIX}proj": (width, embedded),
+    }
+    inside = {
+        "attn.in_proj_": (3 * width, width),
+        "attn.out_proj.": (width, width),
+        "mlp.c_fc.": (4 * width, width),
+        "mlp.c_proj.": (width, 4 * width),
+        "ln_1.": (width,),
+        "ln_2.": (width,),
+    }
+    named: dict[str, tuple[int, ...]] = {
+        f"{PREFIX}{norm}.": (width,) for norm in ("ln_pre", "ln_post")
+    }
+    for layer in range(layers):
+        block = f"{PREFIX}transformer.resblocks.{layer}."
+        named |= {block + name: shape for name, shape in inside.items()}
+    shapes |= {f"{name}weight": shape for name, shape in named.items()}
+    shapes |= {f"{name}bias": shape[:1] for name, shape in named.items()}
+    return specs + [Spec(key, "F16", shape) for key, shape in shapes.items()]
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes", "act"),
+    [("SD21UnclipL", (768, 1024, 24), "quick_gelu"), ("SD21UnclipH", (1024, 1280, 32), "gelu")],
+)
+def test_checkpoint_of_published_size_loads_whole(
+    family: str,
+    sizes: tuple[int, int, int],
+    act: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    statistics = [
+        Spec(f"noise_augmentor.data_{name}", "F32", (1, sizes[0])) for name in ("mean", "std")
+    ]
+    path = tmp_path / "unclip.safetensors"
+    layouts.write_sparse(path, _published(*sizes) + statistics)
+    model, clip, vae, vision = comfy.sd.load_checkpoint_guess_config(
+        str(path), output_clipvision=True
+    )
+    assert caplog.records == []
+    assert model is not None
+    assert clip is not None
+    assert vae is not None
+    assert type(model.model.model_config).__name__ == family
+    layer = vision.model.vision_model.encoder.layers[-1]
+    assert layer.self_attn.heads == 16
+    assert layer.mlp.activation is comfy.clip_model.ACTIVATIONS[act]
+    assert vision.image_size == 224
+    assert vision.model.visual_projection.weight.shape == sizes[:2]
+    parts = [model.model.diffusion_model, clip.cond_stage_model, vision.model]
+    assert not any(one.device.type == "meta" for part in parts for one in part.parameters())
 
 
 @pytest.fixture
