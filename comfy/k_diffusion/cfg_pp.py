@@ -24,18 +24,19 @@ class UncondRun(Run):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        caught: list[torch.Tensor] = []
+        self._caught = caught
+
+        # A bound method would let the run hold itself, and the model, until garbage is collected.
+        def catch(told: dict[str, Any]) -> torch.Tensor:
+            uncond, denoised = told["uncond_denoised"], told["denoised"]
+            caught[:] = [denoised if uncond is None else uncond]
+            return denoised
+
         options = set_model_options_post_cfg_function(
-            dict(self.extra_args.get("model_options", {})),
-            self._catch,
-            disable_cfg1_optimization=True,
+            dict(self.extra_args.get("model_options", {})), catch, disable_cfg1_optimization=True
         )
         self.extra_args = {**self.extra_args, "model_options": options}
-        self._caught: list[torch.Tensor] = []
-
-    def _catch(self, args: dict[str, Any]) -> torch.Tensor:
-        uncond = args["uncond_denoised"]
-        self._caught = [args["denoised"] if uncond is None else uncond]
-        return args["denoised"]
 
     def denoise(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         """D of the state x at this level; keeps the unconditional estimate.
