@@ -106,9 +106,18 @@ def get_ancestral_step(sigma_from: Any, sigma_to: Any, eta: float = 1.0) -> tupl
 
     Returns:
         sigma_down and sigma_up with sigma_down^2 + sigma_up^2 = sigma_to^2.
+
+    Raises:
+        ValueError: the level is to rise, and noise to be added: there is no such step.
     """
     if not eta:
         return sigma_to, 0.0
+    if sigma_to > sigma_from:
+        raise ValueError(
+            f"A sampler that adds noise (eta {eta}) only goes down, and the sigmas rise from "
+            f"{float(sigma_from):.4g} to {float(sigma_to):.4g}: take one without noise, such as "
+            "euler, or turn the sigmas around."
+        )
     variance = sigma_to**2 * (sigma_from**2 - sigma_to**2) / sigma_from**2
     sigma_up = min(sigma_to, eta * variance**0.5)
     return (sigma_to**2 - sigma_up**2) ** 0.5, sigma_up

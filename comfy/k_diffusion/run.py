@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,9 @@ Noise = Callable[[Any, Any], torch.Tensor]
 class Run:
     """Iterating gives (i, sigma, sigma_next) for each step, levels as plain numbers.
 
+    Levels that follow on equal ones are left out: such a step goes nowhere, and its length, by
+    which solvers divide, is 0. The callback hears of the steps by their place in `sigmas`.
+
     Steps compute with Python's fp64 numbers: the levels come from the device once, not each step.
 
     Args:
@@ -32,6 +36,7 @@ class Run:
         callback: told of each step as {"x", "i", "sigma", "sigma_hat", "denoised"}.
         disable: no progress bar; None leaves it out where there is no terminal.
         finite_snr: for samplers that measure steps by lambda: a flow starts shortly after 1.
+        keep_repeats: for samplers that draw anew where a level above 0 is repeated.
     """
 
     def __init__(
@@ -43,11 +48,16 @@ class Run:
         callback: Callable[[dict[str, Any]], Any] | None = None,
         disable: bool | None = None,
         finite_snr: bool = False,
+        keep_repeats: bool = False,
     ) -> None:
         self.model, self.x, self.callback, self.disable = model, x, callback, disable
         self.extra_args = extra_args or {}
         self.model_sampling = find_model_sampling(model)
         self.path = NoisePath(is_flow(self.model_sampling))
+        kept = _distinct(sigmas.tolist(), keep_repeats)
+        self._places = [end - 1 for end in kept[1:]]
+        if len(kept) < len(sigmas):
+            sigmas = sigmas[kept]
         if finite_snr:
             sigmas = offset_first_sigma_for_snr(sigmas, self.model_sampling)
         self.sigmas = sigmas
@@ -90,7 +100,13 @@ class Run:
         """Tell the callback where the run stands."""
         if self.callback is not None:
             raised = sigma if sigma_hat is None else sigma.new_tensor(sigma_hat)
-            told = {"x": x, "i": i, "sigma": sigma, "sigma_hat": raised, "denoised": denoised}
+            told = {
+                "x": x,
+                "i": self._places[i],
+                "sigma": sigma,
+                "sigma_hat": raised,
+                "denoised": denoised,
+            }
             self.callback(told)
 
     def by_level(self, noise_sampler: Noise) -> Callable[[float, float], torch.Tensor]:
@@ -103,6 +119,16 @@ class Run:
             )
 
         return noise
+
+
+def _distinct(levels: Sequence[float], keep_repeats: bool) -> list[int]:
+    """Places of the levels that are steps' ends: of equal neighbours the last one."""
+    repeated = {
+        place
+        for place, (level, following) in enumerate(itertools.pairwise(levels))
+        if level == following and (level == 0 or not keep_repeats)
+    }
+    return [place for place in range(len(levels)) if place not in repeated]
 
 
 def to_d(x: torch.Tensor, sigma: Any, denoised: torch.Tensor) -> torch.Tensor:

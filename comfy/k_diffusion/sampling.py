@@ -841,7 +841,7 @@ def sample_lcm(
     noise_sampler: Noise | None = None,
 ) -> torch.Tensor:
     """Consistency models: D, then fresh noise (Song et al. 2023, algorithm 1; Luo et al. 2023)."""
-    run = Run(model, x, sigmas, extra_args, callback, disable)
+    run = Run(model, x, sigmas, extra_args, callback, disable, keep_repeats=True)
     noise = _noise(run, noise_sampler)
     for i, sigma, sigma_next in run:
         x = run.evaluate(x, i)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,6 +102,51 @@ def test_short_runs(name: str, levels: list[float]) -> None:
     model = GaussianModel(False)
     result = sampler(name)(model, start(False), torch.tensor(levels), disable=True)
     assert torch.equal(result, model.last if len(levels) == 2 else start(False))
+
+
+@pytest.mark.parametrize("flow", [False, True], ids=["added-noise", "flow"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("lcm", "dpm_fast")])
+def test_levels_that_are_repeated_change_nothing(name: str, flow: bool) -> None:
+    first, second, *rest = LEVELS[flow]
+    levels = torch.tensor([first, first, second, second, *rest, 0.0])
+    told: list[int] = []
+    found = sampler(name)(
+        *(
+            GaussianModel(flow),
+            start(flow),
+            levels,
+            {"seed": 3},
+            lambda entry: told.append(entry["i"]),
+        ),
+        disable=True,
+    )
+    assert torch.equal(found, run(name, flow, extra_args={"seed": 3}))
+    assert 0 <= told[0] <= told[-1] == len(levels) - 2 or name == "dpm_adaptive"
+
+
+def test_lcm_draws_anew_where_a_level_is_repeated() -> None:
+    model = GaussianModel(False)
+    sampling.sample_lcm(model, start(False), torch.tensor([5.0, 2.0, 2.0, 0.0, 0.0]), disable=True)
+    assert model.seen == [5.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["euler_ancestral", "dpm_2_ancestral", "res_multistep_ancestral"])
+def test_samplers_that_add_noise_say_that_they_only_go_down(name: str) -> None:
+    with pytest.raises(ValueError, match=r"rise from 0.5 to 2: take one without noise"):
+        sampler(name)(GaussianModel(False), start(False), torch.tensor([0.5, 2.0]), disable=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_sampler_keeps_its_model(name: str) -> None:
+    model = GaussianModel(False)
+    reference = weakref.ref(model)
+    gc.disable()
+    try:
+        run(name, False, model, extra_args={"seed": 3})
+        del model
+        assert reference() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("name", ["euler", "dpm_adaptive"])
