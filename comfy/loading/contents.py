@@ -178,8 +178,7 @@ def distinct(
 
 def restride(tensor: torch.Tensor, like: PickledTensor) -> torch.Tensor:
     """See the range that a strategy opened as the strided tensor that was pickled."""
-    start = tensor.storage_offset() + like.storage_offset
-    return tensor.as_strided(like.size, like.stride, start)
+    return tensor.as_strided(like.size, like.stride, tensor.storage_offset())
 
 
 def nested_tensors(value: Any) -> Iterator[PickledTensor]:

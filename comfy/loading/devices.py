@@ -220,11 +220,6 @@ def register_port(device_type: str, factory: PortFactory) -> None:
     _factories[device_type] = factory
 
 
-def unregister_port(device_type: str) -> None:
-    """Forget what `register_port` taught."""
-    _factories.pop(device_type, None)
-
-
 def open_port(device: torch.device) -> DevicePort:
     """Make the port of a device: a registered kind's own, or the generic one."""
     return _factories.get(device.type, GenericPort)(device)

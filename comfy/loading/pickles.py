@@ -63,13 +63,11 @@ class PickledTensor:
         slice: The part of its storage that it uses, with one axis.
         size: Shape.
         stride: Distance of neighbours along each axis, in elements.
-        storage_offset: First element, counted from the slice's beginning; always 0.
     """
 
     slice: WeightSlice
     size: tuple[int, ...]
     stride: tuple[int, ...]
-    storage_offset: int = 0
 
     @property
     def is_contiguous(self) -> bool:

@@ -65,7 +65,7 @@ def _load(value: object) -> torch.Tensor:
     data = bytearray(piece.nbytes)
     piece.file.read_into(memoryview(data), piece.offset)
     flat = torch.tensor(list(data), dtype=torch.uint8).view(piece.dtype)
-    return flat.as_strided(value.size, value.stride, value.storage_offset)
+    return flat.as_strided(value.size, value.stride)
 
 
 def _same(mine: torch.Tensor, theirs: torch.Tensor) -> bool:
