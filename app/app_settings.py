@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from app.json_bodies import read_body
+from app.json_bodies import as_object, read_body
 from app.json_files import read_json_object, write_json
 
 SETTINGS_FILE = "comfy.settings.json"
@@ -81,7 +81,7 @@ class AppSettings:
 
         @routes.post("/settings")
         async def set_some(request: web.Request) -> web.Response:
-            changes = await read_body(request, dict)
+            changes = as_object(await read_body(request))
             await asyncio.to_thread(self.merge_settings, request, changes)
             return web.Response()
 

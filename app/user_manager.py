@@ -17,7 +17,7 @@ from aiohttp import web
 import folder_paths
 from app import new_user, userdata_routes
 from app.app_settings import AppSettings
-from app.json_bodies import bad_request, read_body
+from app.json_bodies import BadBody, as_object, read_body
 from app.json_files import read_json_object, write_json
 from comfy import unfinished
 from comfy.cli_args import args
@@ -138,13 +138,13 @@ class UserManager:
 
         @routes.post("/users")
         async def post_users(request: web.Request) -> web.Response:
-            name = (await read_body(request, dict)).get("username")
+            name = as_object(await read_body(request)).get("username")
             if not isinstance(name, str):
-                raise bad_request('The body must name the new user as "username".')
+                raise BadBody('The body must name the new user as "username".')
             try:
                 user = await asyncio.to_thread(self._add_and_welcome, name)
             except ValueError as err:
-                raise bad_request(f"{err}.") from err
+                raise BadBody(f"{err}.") from err
             return web.json_response(user)
 
     def _add_and_welcome(self, name: str) -> str:

@@ -11,6 +11,9 @@ from typing import Any
 
 from aiohttp import web
 
+from app.json_bodies import BadBody as BadBody
+from app.json_bodies import as_object
+
 
 def dumps(value: Any) -> str:
     """Strict JSON of nearly anything.
@@ -93,13 +96,6 @@ DEEPEST = 200
 """So many levels of lists and objects may be in each other: what is deeper cannot be copied."""
 
 
-class BadBody(web.HTTPBadRequest):
-    """The body of a request is no JSON, or not of the form that is wanted."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text=dumps({"error": text}), content_type="application/json")
-
-
 async def read(request: web.Request) -> Any:
     """The JSON in a request's body, whatever type of content the request says it has.
 
@@ -140,7 +136,4 @@ async def read_object(request: web.Request) -> dict[str, Any]:
         BadBody: The body is no JSON, or JSON of another kind.
         web.HTTPRequestEntityTooLarge: It is larger than ``--max-upload-size``.
     """
-    value = await read(request)
-    if not isinstance(value, dict):
-        raise BadBody(f"The body of the request is JSON, but no object: {type(value).__name__}.")
-    return value
+    return as_object(await read(request))
