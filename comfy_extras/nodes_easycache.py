@@ -73,12 +73,14 @@ class EasyCache(io.ComfyNode):
         """
         window = Window.of(model, start_percent, end_percent)
         cache = StepCache(reuse_threshold, window)
+        channels = model.model.latent_format.latent_channels
 
         def network(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> torch.Tensor:
             given = args[_OPTIONS_PLACE] if len(args) > _OPTIONS_PLACE else None
             options = kwargs.get("transformer_options", given) or {}
             sigma = options.get("sigmas")
-            x = args[0]
+            # Behind the latent there may be a picture and a mask, which the output has not.
+            x = args[0][:, :channels]
             if sigma is None:
                 plain: torch.Tensor = executor(*args, **kwargs)
                 return plain

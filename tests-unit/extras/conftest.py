@@ -74,6 +74,12 @@ def sd15(tmp_path_factory: pytest.TempPathFactory) -> LoadedCheckpoint:
 
 
 @pytest.fixture(scope="session")
+def sd15_inpaint(tmp_path_factory: pytest.TempPathFactory) -> LoadedCheckpoint:
+    """One of that family whose network sees a mask and a picture beside the latent."""
+    return _load(tmp_path_factory.mktemp("sd15_inpaint"), "SD15-inpaint")
+
+
+@pytest.fixture(scope="session")
 def sdxl(tmp_path_factory: pytest.TempPathFactory) -> LoadedCheckpoint:
     """A narrow checkpoint of the SDXL family."""
     return _load(tmp_path_factory.mktemp("sdxl"), "SDXL")

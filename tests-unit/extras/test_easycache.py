@@ -112,6 +112,14 @@ def test_large_threshold_leaves_out_all_but_the_first_steps(
 
 
 @pytest.mark.parametrize("node", NODES)
+def test_networks_that_see_mask_and_picture_are_left_out_too(sd15_inpaint: Any, node: Any) -> None:
+    patched = node.execute(sd15_inpaint.model, 1e9, 0.0, 1.0, False)[0]
+    counted, calls = _counted(patched)
+    assert sd15_inpaint.sample(counted, STEPS).isfinite().all()
+    assert sum(calls) == 2 * 2
+
+
+@pytest.mark.parametrize("node", NODES)
 def test_window_limits_what_is_left_out(sd15: Any, node: Any) -> None:
     patched = node.execute(sd15.model, 1e9, 0.5, 1.0, False)[0]
     counted, calls = _counted(patched)
