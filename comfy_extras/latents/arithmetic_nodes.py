@@ -159,6 +159,8 @@ class LatentCutToBatch(io.ComfyNode):
     def execute(cls, samples: Latent, dim: str, slice_size: int) -> io.NodeOutput:
         """See `comfy_extras.latents.operations.cut_to_batch`."""
         slices = operations.cut_to_batch(samples["samples"], dim, slice_size)
-        return io.NodeOutput({**samples, "samples": slices})
+        # Numbers are those of the rows that were cut.
+        rest = {key: value for key, value in samples.items() if key != "batch_index"}
+        return io.NodeOutput({**rest, "samples": slices})
 
     op = execute

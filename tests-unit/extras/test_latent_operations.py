@@ -9,6 +9,7 @@ import pytest
 import scipy.ndimage
 import torch
 
+import comfy.sample
 import comfy.utils
 from comfy.model_patcher import ModelPatcher
 from comfy_extras import nodes_latent, nodes_rebatch, nodes_sdupscale
@@ -94,6 +95,14 @@ def test_slices_become_a_batch_in_order_and_the_rest_is_dropped() -> None:
     assert torch.equal(frames, torch.stack([VIDEO[0, :, :2], VIDEO[0, :, 2:4]]))
     whole = nodes_latent.LatentCutToBatch.op(_latent(FIRST), "y", 99)[0]["samples"]
     assert torch.equal(whole, FIRST)
+
+
+def test_every_slice_of_numbered_latents_counts() -> None:
+    slices = nodes_latent.LatentCutToBatch.op(_latent(FIRST, batch_index=[7, 9]), "x", 2)[0]
+    (parts,) = nodes_rebatch.LatentRebatch().rebatch([slices], [3])
+    assert [part["samples"].shape[0] for part in parts] == [3, 3, 2]
+    noise = comfy.sample.prepare_noise(slices["samples"], 1, slices.get("batch_index"))
+    assert noise.shape == slices["samples"].shape
 
 
 @pytest.mark.parametrize("node", [nodes_latent.LatentCut, nodes_latent.LatentCutToBatch])
