@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+import comfy.utils
 from node_helpers import conditioning_set_values
 
 Latent = dict[str, Any]
@@ -20,7 +21,8 @@ def _fit(pixels: torch.Tensor, mask: torch.Tensor, unit: int) -> tuple[torch.Ten
 
     Args:
         pixels: (batch, height, width, channels).
-        mask: Any size, its last two axes spatial.
+        mask: Any size, its last two axes spatial. Masks are repeated or cut to the pictures' number;
+            one goes with all.
         unit: Pixels per position of the latent.
 
     Returns:
@@ -29,6 +31,8 @@ def _fit(pixels: torch.Tensor, mask: torch.Tensor, unit: int) -> tuple[torch.Ten
     height, width = pixels.shape[1:3]
     mask = mask.reshape(-1, 1, *mask.shape[-2:]).float()
     mask = torch.nn.functional.interpolate(mask, size=(height, width), mode="bilinear")
+    if 1 not in (pixels.shape[0], mask.shape[0]):
+        mask = comfy.utils.repeat_to_batch_size(mask, pixels.shape[0])
     rows, columns = (_middle(side, unit) for side in (height, width))
     return pixels[:, rows, columns], mask[:, :, rows, columns]
 

@@ -101,3 +101,14 @@ def test_noise_mask_is_set_on_a_copy(shape: tuple[int, ...]) -> None:
     assert torch.equal(masked["noise_mask"], MASK.reshape(1, 1, 32, 48))
     assert masked["samples"] is given["samples"]
     assert (masked["unknown"], "noise_mask" in given) == ("kept", False)
+
+
+def test_masks_are_repeated_or_cut_to_the_number_of_pictures() -> None:
+    masks = torch.stack([torch.ones(32, 48), torch.zeros(32, 48), torch.ones(32, 48)])
+    pictures = PICTURE.repeat(4, 1, 1, 1)
+    (latent,) = room.VAEEncodeForInpaint().encode(Encoder(), pictures, masks, 0)
+    assert latent["noise_mask"][:, 0, 0, 0].tolist() == [1.0, 0.0, 1.0, 1.0]
+    positive, _, latent = room.InpaintModelConditioning().encode(
+        CONDITIONING, CONDITIONING, pictures[:2], Encoder(), masks
+    )
+    assert latent["noise_mask"].shape[0] == positive[0][1]["concat_mask"].shape[0] == 2
