@@ -81,8 +81,10 @@ def merged(first: Sound, second: Sound, way: str) -> Sound:
     one, other, rate = alike(first, second)
     other = torch.nn.functional.pad(other, (0, one.shape[-1] - other.shape[-1]))
     mixed = MERGES[way](one, other)
-    peak = mixed.abs().amax(dim=(-2, -1), keepdim=True)
-    return {"waveform": mixed / peak.clamp(min=1.0), "sample_rate": rate}
+    # A sound may have no samples at all.
+    if mixed.numel():
+        mixed = mixed / mixed.abs().amax(dim=(-2, -1), keepdim=True).clamp(min=1.0)
+    return {"waveform": mixed, "sample_rate": rate}
 
 
 def trimmed(sound: Sound, start_s: float, duration_s: float) -> Sound:

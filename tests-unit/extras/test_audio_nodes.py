@@ -104,6 +104,12 @@ def test_sounds_are_merged_as_long_as_the_first(way: str, formula: Any) -> None:
     assert longer.shape == (1, 1, 2)
 
 
+def test_sound_without_samples_is_merged_to_none() -> None:
+    nothing = {"waveform": torch.zeros(1, 2, 0), "sample_rate": 4}
+    other = {"waveform": torch.ones(1, 2, 3), "sample_rate": 4}
+    assert nodes_audio.AudioMerge.execute(nothing, other, "add")[0]["waveform"].shape == (1, 2, 0)
+
+
 def test_merged_sound_is_never_louder_than_one() -> None:
     loud = {"waveform": torch.tensor([[[0.8, -0.4]]]), "sample_rate": 4}
     mixed = nodes_audio.AudioMerge.execute(loud, loud, "add")[0]["waveform"]
