@@ -144,6 +144,16 @@ class RegexReplace(io.ComfyNode):
         dotall: bool = False,
         count: int = 0,
     ) -> io.NodeOutput:
-        r"""The first `count` finds, or all if it is 0; ``\1`` in `replace` is the first group."""
+        r"""The first `count` finds, or all if it is 0; ``\1`` in `replace` is the first group.
+
+        Raises:
+            ValueError: A pattern or what replaces it is none.
+        """
         compiled = pattern(regex_pattern, case_insensitive, multiline, dotall)
-        return io.NodeOutput(compiled.sub(replace, string, count=count))
+        try:
+            return io.NodeOutput(compiled.sub(replace, string, count=count))
+        except (re.error, IndexError) as err:
+            raise ValueError(
+                f"The input replace, {replace!r}, cannot stand for what is found: {err}. Write "
+                "groups of the pattern as \\1, and a backslash itself as two."
+            ) from err

@@ -89,6 +89,12 @@ def test_what_is_no_pattern_is_named() -> None:
         nodes_string.RegexMatch.execute("a", "(a", True, False, False)
 
 
+@pytest.mark.parametrize("replace", [r"\d", r"\3", r"\g<name>"])
+def test_what_cannot_replace_a_find_is_named(replace: str) -> None:
+    with pytest.raises(ValueError, match=r"The input replace, .* cannot stand for what is found"):
+        nodes_string.RegexReplace.execute("abc", "b", replace)
+
+
 @pytest.mark.parametrize(
     ("node", "value"),
     [
