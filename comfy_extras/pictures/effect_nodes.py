@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+import comfy.utils
 from comfy_api.latest import io
 from comfy_extras.pictures import filters
 from comfy_extras.pictures.blending import MODES, blended
@@ -45,10 +46,15 @@ class Blend(io.ComfyNode):
     def execute(
         cls, image1: torch.Tensor, image2: torch.Tensor, blend_factor: float, blend_mode: str
     ) -> io.NodeOutput:
-        """The second takes the size of the first; see `comfy_extras.pictures.blending.blended`."""
+        """The second takes size and batch of the first, unless that is one picture for all.
+
+        See `comfy_extras.pictures.blending.blended`.
+        """
         under, over = image_alpha_fix(image1, image2.to(image1))
         if over.shape[1:3] != under.shape[1:3]:
             over = scaled(over, under.shape[2], under.shape[1], "bicubic", "center")
+        if under.shape[0] > 1:
+            over = comfy.utils.repeat_to_batch_size(over, under.shape[0])
         return io.NodeOutput(blended(under, over, blend_mode, blend_factor))
 
     blend_images = execute

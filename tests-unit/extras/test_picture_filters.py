@@ -97,6 +97,17 @@ def test_blend_is_mixed_by_its_factor_at_the_size_of_the_first() -> None:
     assert torch.allclose(mixed, IMAGE * 0.75)
 
 
+@pytest.mark.parametrize(
+    ("counts", "wanted"), [((2, 3), [0, 1]), ((3, 2), [0, 1, 0]), ((1, 2), [0, 1])]
+)
+def test_blend_repeats_or_cuts_the_second_batch(counts: tuple[int, int], wanted: list[int]) -> None:
+    over = torch.arange(counts[1]).float()[:, None, None, None].expand(-1, 4, 4, 3)
+    mixed = nodes_post_processing.Blend.execute(
+        torch.zeros(counts[0], 4, 4, 3), over, 1.0, "normal"
+    )
+    assert mixed[0][:, 0, 0, 0].tolist() == wanted
+
+
 def _bayer_by_recursion(order: int) -> np.ndarray:
     if order == 1:
         return np.zeros((1, 1))
