@@ -70,9 +70,9 @@ class ImageScaleBy:
     def upscale(
         self, image: torch.Tensor, upscale_method: str, scale_by: float
     ) -> tuple[torch.Tensor]:
-        """Scale both sizes."""
+        """Scale both sizes; one pixel is left at least."""
         rows, columns = image.shape[1:3]
-        width, height = round(columns * scale_by), round(rows * scale_by)
+        width, height = (max(1, round(side * scale_by)) for side in (columns, rows))
         return (scaled(image, width, height, upscale_method, "disabled"),)
 
 

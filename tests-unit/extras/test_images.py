@@ -41,6 +41,11 @@ def test_factor_scales_both_sides() -> None:
     assert scaled.shape == (2, 12, 24, 3)
 
 
+@pytest.mark.parametrize("method", ["bilinear", "lanczos"])
+def test_smallest_factor_leaves_one_pixel(method: str) -> None:
+    assert ImageScaleBy().upscale(PICTURE, method, 0.01)[0].shape == (2, 1, 1, 3)
+
+
 def test_negative_of_a_negative_is_the_picture() -> None:
     (negative,) = ImageInvert().invert(PICTURE)
     assert torch.allclose(ImageInvert().invert(negative)[0], PICTURE, atol=1e-6)
