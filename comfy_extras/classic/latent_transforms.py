@@ -75,9 +75,9 @@ class LatentUpscaleBy:
     CATEGORY = "latent"
 
     def upscale(self, samples: Latent, upscale_method: str, scale_by: float) -> tuple[Latent]:
-        """Resize both sides."""
+        """Resize both sides; one position is left at least."""
         rows, columns = samples["samples"].shape[-2:]
-        sides = (round(columns * scale_by), round(rows * scale_by))
+        sides = (max(1, round(side * scale_by)) for side in (columns, rows))
         resized = comfy.utils.common_upscale(samples["samples"], *sides, upscale_method, "disabled")
         return ({**samples, "samples": resized},)
 
@@ -236,11 +236,13 @@ class LatentBlend:
     CATEGORY = "_for_testing"
 
     def blend(self, samples1: Latent, samples2: Latent, blend_factor: float) -> tuple[Latent]:
-        """Mix: factor 1 is `samples1` alone; `samples2` takes its size."""
+        """Mix: factor 1 is `samples1` alone; `samples2` takes its size, and its batch unless that is one."""
         first, second = samples1["samples"], samples2["samples"]
         if second.shape[-2:] != first.shape[-2:]:
             rows, columns = first.shape[-2:]
             second = comfy.utils.common_upscale(second, columns, rows, "bicubic", "center")
+        if first.shape[0] > 1:
+            second = comfy.utils.repeat_to_batch_size(second, first.shape[0])
         mixed = first * blend_factor + second * (1.0 - blend_factor)
         return ({**samples1, "samples": mixed},)
 

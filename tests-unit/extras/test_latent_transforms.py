@@ -38,6 +38,12 @@ def test_factor_resizes_both_sides(method: str) -> None:
     assert resized["noise_mask"] is LATENT["noise_mask"]
 
 
+@pytest.mark.parametrize("method", room._METHODS)
+def test_smallest_factor_leaves_one_position(method: str) -> None:
+    (resized,) = room.LatentUpscaleBy().upscale(LATENT, method, 0.01)
+    assert resized["samples"].shape == (2, 4, 1, 1)
+
+
 def test_quarter_turn_is_clockwise() -> None:
     (turned,) = room.LatentRotate().rotate(LATENT, "90 degrees")
     assert turned["samples"].shape == (2, 4, 16, 12)
@@ -110,3 +116,13 @@ def test_blend_is_weighted_and_as_large_as_its_first_input(factor: float) -> Non
     other = {"samples": torch.full((2, 4, 6, 8), 3.0)}
     (mixed,) = room.LatentBlend().blend(LATENT, other, factor)
     assert torch.allclose(mixed["samples"], SAMPLES * factor + 3.0 * (1 - factor), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("counts", "wanted"), [((2, 3), [0, 1]), ((3, 2), [0, 1, 0]), ((1, 2), [0, 1])]
+)
+def test_blend_repeats_or_cuts_the_second_batch(counts: tuple[int, int], wanted: list[int]) -> None:
+    first, second = torch.zeros(counts[0], 4, 8, 8), torch.arange(counts[1]).float()
+    second = second[:, None, None, None].expand(-1, 4, 8, 8)
+    (mixed,) = room.LatentBlend().blend({"samples": first}, {"samples": second}, 0.0)
+    assert mixed["samples"][:, 0, 0, 0].tolist() == wanted
