@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from comfy.image_saving import strict_json, whole_path
-from comfy_api.internal.pyav import pyav, sound_frame
+from comfy_api.internal.pyav import encoder_rate, pyav, sound_frame
 from comfy_api.util.video_types import VideoCodec, VideoComponents, VideoContainer
 
+_SOUND_CODEC = "aac"
 _SUBSAMPLING = 2
 _STEREO = 2
 
@@ -80,8 +81,10 @@ def write_components(
     row of an odd height, are left out. Sound that goes on after the pictures is cut off.
 
     Raises:
-        ValueError: If another kind of file or encoding is asked for.
+        ValueError: If another kind of file or encoding is asked for, or there is no picture.
     """
+    if not len(parts.images):
+        raise ValueError("A film needs at least one picture, and there is none.")
     if format not in (VideoContainer.AUTO, VideoContainer.MP4):
         raise ValueError(f"Films are written as mp4, not as {format!r}. Choose mp4 or auto.")
     if codec not in (VideoCodec.AUTO, VideoCodec.H264):
@@ -91,7 +94,8 @@ def write_components(
         add_metadata(into, metadata)
         pictures = into.add_stream("h264", rate=rate)
         # Streams must all be known before the first packet.
-        sound = None if parts.audio is None else _sound_stream(into, parts.audio)
+        has_sound = parts.audio is not None and parts.audio["waveform"].shape[-1] > 0
+        sound = _sound_stream(into, parts.audio) if has_sound else None
         _encode_pictures(into, pictures, parts.images)
         if sound is not None:
             seconds = parts.images.shape[0] / rate
@@ -113,7 +117,8 @@ def _encode_pictures(into: Any, stream: Any, images: torch.Tensor) -> None:
 
 def _sound_stream(into: Any, audio: Mapping[str, Any]) -> Any:
     layout = "mono" if audio["waveform"].shape[1] == 1 else "stereo"
-    return into.add_stream("aac", rate=int(audio["sample_rate"]), layout=layout)
+    rate = encoder_rate(_SOUND_CODEC, int(audio["sample_rate"]))
+    return into.add_stream(_SOUND_CODEC, rate=rate, layout=layout)
 
 
 def _encode_sound(into: Any, stream: Any, audio: Mapping[str, Any], seconds: Fraction) -> None:

@@ -32,9 +32,26 @@ def sound_frame(waveform: torch.Tensor, rate: int, layout: str) -> Any:
         layout: PyAV's name of as many channels.
 
     Raises:
+        ValueError: It is empty.
         RuntimeError: See `pyav`.
     """
+    if not waveform.shape[-1]:
+        raise ValueError("The sound is empty: it has no samples. Give it a length, or none at all.")
     samples = waveform.detach().cpu().float().contiguous().numpy()
     frame = pyav().AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
     frame.sample_rate = rate
     return frame
+
+
+def encoder_rate(codec: str, rate: int) -> int:
+    """The least rate that an encoder takes and that loses nothing, or its greatest.
+
+    Args:
+        codec: PyAV's name of the encoder.
+        rate: Of the sound, in samples per second; the encoder resamples it.
+
+    Raises:
+        RuntimeError: See `pyav`.
+    """
+    known = sorted(pyav().Codec(codec, "w").audio_rates or (rate,))
+    return next((one for one in known if one >= rate), known[-1])

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from comfy.image_saving import whole_file
-from comfy_api.internal.pyav import pyav, sound_frame
+from comfy_api.internal.pyav import encoder_rate, pyav, sound_frame
 from comfy_api.latest._save_places import metadata_of, place
 from comfy_api.latest._saved import SavedAudios, SavedResult
 from comfy_api.latest._widget_options import FolderType
 
 _CODECS = {"flac": "flac", "mp3": "libmp3lame", "opus": "libopus"}
 _LAYOUTS = {1: "mono", 2: "stereo", 4: "quad", 5: "5.0", 6: "5.1", 8: "7.1"}
-_OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
+_MP3_CHANNELS = 2
 _BITS_PER_K = 1000
 _VARIABLE = "V0"
 
@@ -47,7 +47,8 @@ class AudioSaveHelper:
                 nothing and has no such choice.
 
         Raises:
-            ValueError: If the format is unknown or a file of it cannot have this many channels.
+            ValueError: If the format is unknown, a file of it cannot have this many channels, or
+                a sound is empty.
             RuntimeError: If PyAV is missing.
         """
         if format not in _CODECS:
@@ -87,28 +88,26 @@ def _write(
     quality: str,
     metadata: dict[str, str],
 ) -> None:
-    layout = _layout(waveform.shape[0])
+    layout = _layout(waveform.shape[0], format)
     frame = sound_frame(waveform, rate, layout)
     with whole_file(path) as file, pyav().open(file, mode="w", format=format) as container:
         container.metadata.update(metadata)
-        target = _opus_rate(rate) if format == "opus" else rate
-        stream = container.add_stream(_CODECS[format], rate=target, layout=layout)
+        codec = _CODECS[format]
+        stream = container.add_stream(codec, rate=encoder_rate(codec, rate), layout=layout)
         _set_quality(stream, format, quality)
         # The encoder resamples what comes at another rate or in another number format.
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 
 
-def _layout(channels: int) -> str:
-    if channels not in _LAYOUTS:
-        known = ", ".join(map(str, _LAYOUTS))
-        raise ValueError(f"A sound has {channels} channels; files can have {known}.")
+def _layout(channels: int, format: str) -> str:
+    known = [one for one in _LAYOUTS if format != "mp3" or one <= _MP3_CHANNELS]
+    if channels not in known:
+        listed = ", ".join(map(str, known))
+        raise ValueError(
+            f"A sound has {channels} channels; files of the format {format} can have {listed}."
+        )
     return _LAYOUTS[channels]
-
-
-def _opus_rate(rate: int) -> int:
-    """The least rate that Opus knows and that loses nothing, or its greatest."""
-    return next((known for known in _OPUS_RATES if known >= rate), _OPUS_RATES[-1])
 
 
 def _set_quality(stream: Any, format: str, quality: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from comfy_api.internal import pyav as loader
-from comfy_api.latest import _audio_files, io, ui
+from comfy_api.latest import io, ui
 
 PROMPT = {"1": {"inputs": {"text": "grün"}}}
 RATE = 44100
@@ -87,11 +87,30 @@ def test_more_bits_make_a_larger_file(folders: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"), [(8000, 8000), (11025, 12000), (22050, 24000), (96000, 48000)]
+    ("codec", "given", "kept"),
+    [
+        # A decoder of Opus always gives 48 kHz, so files cannot tell.
+        ("libopus", 8000, 8000),
+        ("libopus", 11025, 12000),
+        ("libopus", 22050, 24000),
+        ("libopus", 96000, 48000),
+        ("flac", 12345, 12345),
+    ],
 )
-def test_opus_takes_the_next_rate_that_it_knows(given: int, kept: int) -> None:
-    # A decoder of Opus always gives 48 kHz, so files cannot tell.
-    assert _audio_files._opus_rate(given) == kept
+def test_an_encoder_gets_the_next_rate_that_it_knows(codec: str, given: int, kept: int) -> None:
+    assert loader.encoder_rate(codec, given) == kept
+
+
+@pytest.mark.parametrize(("given", "kept"), [(5000, 8000), (96000, 48000)])
+def test_a_rate_that_a_format_does_not_have_is_resampled(
+    folders: Path, given: int, kept: int
+) -> None:
+    (saved,) = ui.AudioSaveHelper.save_audio(
+        sound(seconds=1.0, rate=given), "a", io.FolderType.temp, None, "mp3"
+    )
+    samples, rate, _ = read(folders / "temp" / saved.filename)
+    assert rate == kept
+    assert samples.shape[1] / rate == pytest.approx(1.0, abs=0.2)
 
 
 def test_each_sound_of_a_batch_has_its_file(folders: Path) -> None:
@@ -107,9 +126,19 @@ def test_an_unknown_format_is_refused(folders: Path) -> None:
         ui.AudioSaveHelper.save_audio(sound(), "a", io.FolderType.temp, None, format="wma")
 
 
-def test_too_many_channels_are_refused_and_leave_no_file(folders: Path) -> None:
-    with pytest.raises(ValueError, match="9 channels"):
-        ui.AudioSaveHelper.save_audio(sound(9), "a", io.FolderType.temp, None)
+@pytest.mark.parametrize(("channels", "format"), [(9, "flac"), (6, "mp3")])
+def test_too_many_channels_are_refused_and_leave_no_file(
+    folders: Path, channels: int, format: str
+) -> None:
+    with pytest.raises(ValueError, match=f"{channels} channels; files of the format {format}"):
+        ui.AudioSaveHelper.save_audio(sound(channels), "a", io.FolderType.temp, None, format)
+    assert list((folders / "temp").iterdir()) == []
+
+
+@pytest.mark.parametrize("format", ["flac", "mp3", "opus"])
+def test_an_empty_sound_is_refused_and_leaves_no_file(folders: Path, format: str) -> None:
+    with pytest.raises(ValueError, match="it has no samples"):
+        ui.AudioSaveHelper.save_audio(sound(seconds=0), "a", io.FolderType.temp, None, format)
     assert list((folders / "temp").iterdir()) == []
 
 

@@ -116,6 +116,30 @@ def test_sound_is_mono_or_stereo(given: int, kept: int) -> None:
     assert read.audio["waveform"].shape[:2] == (1, kept)
 
 
+@pytest.mark.parametrize(("given", "kept"), [(44100, 44100), (192_000, 96_000), (5000, 7350)])
+def test_sound_of_a_rate_that_films_do_not_have_is_resampled(given: int, kept: int) -> None:
+    parts = components()
+    parts.audio = {"waveform": torch.zeros((1, 2, given)), "sample_rate": given}
+    read = VideoFromFile(VideoFromComponents(parts).get_stream_source()).get_components()
+    assert read.audio["sample_rate"] == kept
+    samples = read.audio["waveform"].shape[2]
+    assert abs(samples - kept * FRAMES // FPS) <= 2 * 1024
+
+
+def test_an_empty_sound_is_none() -> None:
+    parts = components()
+    parts.audio = {"waveform": torch.zeros((1, 2, 0)), "sample_rate": RATE}
+    buffer = VideoFromComponents(parts).get_stream_source()
+    assert VideoFromFile(buffer).get_components().audio is None
+
+
+def test_a_film_without_pictures_is_not_written(tmp_path: Path) -> None:
+    parts = VideoComponents(torch.zeros((0, 32, 64, 3)), Fraction(FPS))
+    with pytest.raises(ValueError, match="at least one picture"):
+        VideoFromComponents(parts).save_to(str(tmp_path / "film.mp4"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_odd_size_loses_its_last_column() -> None:
     buffer = VideoFromComponents(components(width=63)).get_stream_source()
     assert VideoFromFile(buffer).get_dimensions() == (62, 32)
