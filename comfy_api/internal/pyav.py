@@ -53,5 +53,5 @@ def encoder_rate(codec: str, rate: int) -> int:
     Raises:
         RuntimeError: See `pyav`.
     """
-    known = sorted(pyav().Codec(codec, "w").audio_rates or (rate,))
+    known: list[int] = sorted(pyav().Codec(codec, "w").audio_rates or (rate,))
     return next((one for one in known if one >= rate), known[-1])
