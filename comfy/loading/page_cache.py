@@ -239,7 +239,7 @@ class PolicyReader:
                 _bypass_cache_on_mac(self._fd)
             if self._cache == "drop" and self._before is None:
                 self._before = resident_ranges(self._fd, *self._extent)
-            if self._cache == "drop" and self._direct_fd is None and _dontcache_works(self._fd):
+            if self._cache == "drop" and self._direct_fd is None and dontcache_works(self._fd):
                 self._flags = _RWF_DONTCACHE
             self._stack = self._stack.pop_all()
         return self
@@ -338,8 +338,15 @@ def _bypass_cache_on_mac(fd: int) -> None:
         fcntl.fcntl(fd, fcntl.F_NOCACHE, 1)
 
 
-def _dontcache_works(fd: int) -> bool:
-    """Whether this filesystem takes RWF_DONTCACHE (Linux 6.14 and later), by reading no byte."""
+def dontcache_works(fd: int) -> bool:
+    """Find out whether reads can leave nothing behind; reads no byte.
+
+    Args:
+        fd: Descriptor of a file on the filesystem in question.
+
+    Source:
+        RWF_DONTCACHE of preadv2(2), Linux 6.14.
+    """
     if sys.platform != "linux":
         return False
     try:

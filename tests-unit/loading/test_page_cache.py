@@ -107,7 +107,7 @@ def test_drop_leaves_what_was_there_before(file: WeightFile, direct: bool) -> No
 def test_drop_without_dontcache_leaves_what_was_there_before(
     file: WeightFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page_cache, "_dontcache_works", lambda fd: False)
+    monkeypatch.setattr(page_cache, "dontcache_works", lambda fd: False)
     warm(file, 4 * MIB, 8 * MIB)
     before = cached(file)
     with PolicyReader(file, "drop") as reader:

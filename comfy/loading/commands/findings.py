@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -19,11 +18,10 @@ from comfy.loading.hardware import HardwareProfile, probe
 from comfy.loading.loader import Loader
 from comfy.loading.memory import GIB, MIB, Pool, default_reserve, host_pool
 from comfy.loading.options import LoadOptions
-from comfy.loading.page_cache import resident_bytes
+from comfy.loading.page_cache import dontcache_works, resident_bytes
 from comfy.loading.plan import Facts, LoadPlan, LoadRequest, Verdict, explain, resolve
 from comfy.loading.testing import write_raw
 
-_RWF_DONTCACHE = 0x80
 _TYPICAL_BYTES = 6 * GIB
 _TYPICAL_LARGEST_BYTES = 300 * MIB
 _SMALL_BYTES = 20 * MIB
@@ -244,20 +242,10 @@ def _abilities(path: str, direct_block_bytes: int) -> CacheAbilities:
             counts=resident_bytes(fd) is not None,
             drops=hasattr(os, "posix_fadvise"),
             direct_block_bytes=direct_block_bytes,
-            uncached_reads=_takes_dontcache(fd),
+            uncached_reads=dontcache_works(fd),
         )
     finally:
         os.close(fd)
-
-
-def _takes_dontcache(fd: int) -> bool:
-    if sys.platform != "linux":
-        return False
-    try:
-        os.preadv(fd, [bytearray(1)], 1 << 62, _RWF_DONTCACHE)
-    except OSError:
-        return False
-    return True
 
 
 def machine(device: torch.device) -> dict[str, Any]:
