@@ -17,7 +17,7 @@ _STREAMED = ("cuda", "xpu")
 def cast_to(
     weight: torch.Tensor | None,
     dtype: torch.dtype | None = None,
-    device: torch.device | None = None,
+    device: torch.device | str | None = None,
     non_blocking: bool = False,
     copy: bool = False,
     stream: Any = None,

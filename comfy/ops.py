@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 import comfy.quant_ops
+from comfy.casting import cast_to as cast_to
 from comfy.weight_casting import Borrowed, WeightFunction, bring
 from comfy.weight_casting import CastWeightBiasOp as CastWeightBiasOp
 
@@ -28,35 +29,11 @@ def scaled_dot_product_attention(
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, *args, **kwargs)
 
 
-def cast_to(
-    weight: torch.Tensor,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-    non_blocking: bool = False,
-    copy: bool = False,
-    stream: Any = None,
-) -> torch.Tensor:
-    """Bring a weight to a device and dtype; one in a file goes straight there.
-
-    Args:
-        weight: Any shape.
-        dtype: None keeps it.
-        device: None keeps it.
-        non_blocking: Let the host go on before a copy from page-locked memory is done.
-        copy: Always give new memory.
-        stream: A device stream on which the copy is queued; the current one if None.
-    """
-    if stream is None:
-        return weight.to(device=device, dtype=dtype, non_blocking=non_blocking, copy=copy)
-    with stream:
-        return weight.to(device=device, dtype=dtype, non_blocking=non_blocking, copy=copy)
-
-
 def cast_to_input(
     weight: torch.Tensor, input: torch.Tensor, non_blocking: bool = False, copy: bool = True
 ) -> torch.Tensor:
     """Bring a weight to the device and dtype of an input; see `cast_to`."""
-    return cast_to(weight, input.dtype, input.device, non_blocking=non_blocking, copy=copy)
+    return weight.to(input.device, input.dtype, non_blocking=non_blocking, copy=copy)
 
 
 def cast_bias_weight(

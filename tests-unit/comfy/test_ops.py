@@ -193,6 +193,8 @@ def test_casting_helpers_follow_the_input() -> None:
     assert comfy.ops.cast_to_input(weight, x).dtype == torch.float64
     assert comfy.ops.cast_to(weight) is weight
     assert comfy.ops.cast_to(weight, copy=True) is not weight
+    queued = comfy.ops.cast_to(weight, torch.float32, stream=torch.cpu.current_stream())
+    assert torch.equal(queued, torch.ones(2))
 
 
 # -- eight bits ---------------------------------------------------------------------------------------
