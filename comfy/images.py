@@ -44,13 +44,15 @@ def _slerp(start: torch.Tensor, end: torch.Tensor, ratio: torch.Tensor) -> torch
 def _bislerp_axis(samples: torch.Tensor, axis: int, length: int) -> torch.Tensor:
     """Resample one axis: centres of pixels correspond, borders are repeated."""
     old = samples.shape[axis]
-    positions = torch.arange(length, dtype=torch.float64, device=samples.device)
+    # On the CPU: Apple's GPU and some of Intel's have no fp64.
+    positions = torch.arange(length, dtype=torch.float64)
     positions = ((positions + 0.5) * (old / length) - 0.5).clamp(0, old - 1)
     first = positions.floor().long()
-    second = (first + 1).clamp(max=old - 1)
+    second = (first + 1).clamp(max=old - 1).to(samples.device)
     along = [1] * samples.ndim
     along[axis] = length
-    ratio = (positions - first).to(samples.dtype).reshape(along)
+    ratio = (positions - first).to(samples.dtype).to(samples.device).reshape(along)
+    first = first.to(samples.device)
     return _slerp(samples.index_select(axis, first), samples.index_select(axis, second), ratio)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from comfy import images
+from support.simulated_device import SimulatedDevice
 
 
 def reference_slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
@@ -63,6 +66,24 @@ def test_bislerp_of_zeros_and_of_opposite_vectors_is_finite() -> None:
 def test_bislerp_of_parallel_vectors_interpolates_their_length() -> None:
     samples = torch.tensor([1.0, 3.0]).reshape(1, 1, 1, 2)
     assert images.bislerp(samples, 4, 1).flatten().tolist() == pytest.approx([1.0, 1.5, 2.5, 3.0])
+
+
+class _NoDoubles(TorchDispatchMode):
+    """A device without fp64, as Apple's and some of Intel's are."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
+            assert result.device.type == "cpu"
+        return result
+
+
+def test_bislerp_needs_no_fp64_of_a_device(simgpu: SimulatedDevice) -> None:
+    samples = torch.randn(2, 4, 5, 7, generator=torch.Generator().manual_seed(1))
+    with _NoDoubles():
+        found = images.bislerp(samples.to(simgpu.device), 9, 8)
+    assert found.device == simgpu.device
+    assert torch.equal(found.cpu(), images.bislerp(samples, 9, 8))
 
 
 def test_bislerp_returns_the_dtype_it_was_given() -> None:
