@@ -42,7 +42,8 @@ class LoadedModel:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LoadedModel):
             return NotImplemented
-        return self is other or (self.model is not None and self.model is other.model)
+        mine = self.model  # held: it may go between two questions
+        return self is other or (mine is not None and mine is other.model)
 
     def model_memory(self) -> int:
         """Bytes of all its weights; 0 once its patchers are gone."""
