@@ -27,7 +27,7 @@ from comfy.loading.commands.findings import machine
 from comfy.loading.commands.runs import REST_S, TIMEOUT_S, Run, Step, Target, run_once, schedule
 from comfy.loading.commands.scores import DISK_TARGET, MEMORY_TARGET, QUIET_SHARE, Score, score
 from comfy.loading.commands.tables import heading, percent, table, wrapped
-from comfy.loading.contents import read_contents
+from comfy.loading.contents import SAFETENSORS_SUFFIXES, read_contents
 from comfy.loading.errors import FlagConflict, NotEnoughMemory
 from comfy.loading.hardware import default_device
 from comfy.loading.loader import Loader
@@ -168,7 +168,7 @@ def _stock(device: str, setup: str) -> list[Contestant]:
 
 
 def _is_safetensors(path: str) -> bool:
-    return path.lower().endswith((".safetensors", ".sft"))
+    return path.lower().endswith(SAFETENSORS_SUFFIXES)
 
 
 def _states(arguments: argparse.Namespace, targets: Sequence[Target], out: TextIO) -> list[State]:
