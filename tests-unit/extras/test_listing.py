@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pytest
 
 from support import node_listing
@@ -16,11 +13,6 @@ FILES = {module: nodes for table in TABLES for module, nodes in table.items()}
 NODES = [(module, node) for module, nodes in FILES.items() for node in nodes]
 # Merges by block take their ratios as they come.
 BY_BLOCK = {"ModelMergeBlocks", *FILES["nodes_model_merging_model_specific"]}
-
-
-def _as_sent(facts: Any) -> Any:
-    """What is left of it in JSON: rows and lists are the same there."""
-    return json.loads(json.dumps(facts))
 
 
 def test_no_file_is_in_two_tables() -> None:
@@ -35,7 +27,9 @@ def test_file_brings_the_nodes_of_its_table_and_no_others(module: str) -> None:
 @pytest.mark.parametrize(("module", "node"), NODES)
 def test_node_is_listed_as_in_comfyui(module: str, node: str) -> None:
     shown = node_listing.told(*node_listing.nodes_of(module)[node])
-    assert _as_sent(shown) == _as_sent(node_listing.wanted(FILES[module][node], shown))
+    assert node_listing.as_sent(shown) == node_listing.as_sent(
+        node_listing.wanted(FILES[module][node], shown)
+    )
 
 
 @pytest.mark.parametrize(("module", "node"), [one for one in NODES if one[1] not in BY_BLOCK])

@@ -55,6 +55,12 @@ def nodes_of(module: str) -> dict[str, tuple[Any, str]]:
     }
 
 
+def as_sent(facts: Facts) -> Facts:
+    """What is left of it in JSON: rows and lists are the same there."""
+    sent: Facts = json.loads(json.dumps(facts))
+    return sent
+
+
 def told(kind: Any, display: str) -> Facts:
     """What a node tells of itself, as a table has it.
 
@@ -104,7 +110,8 @@ def takes_its_inputs(kind: Any) -> bool:
 def _input(spec: Any) -> list[Any]:
     kind, options = spec[0], dict((spec[1:] or ({},))[0])
     if kind == "COMBO":
-        kind = options.get("options")
+        # The page asks the server for the choices of one that has none.
+        kind = options.get("options", kind)
     kept = {key: value for key, value in options.items() if key not in _NOT_TOLD}
     # A text of one line is one that says nothing about lines.
     if kept.get("multiline") is False:
