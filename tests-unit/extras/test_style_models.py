@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 
 import comfy.clip_vision
 import folder_paths
+from comfy_extras import nodes_custom_sampler as custom
 from comfy_extras.classic.style_models import StyleModelApply, StyleModelLoader
+from support.networks import relative_difference
 
 WIDTH, CONTEXT, TEXT, STYLE = 8, 12, 3, 4
 
@@ -22,12 +24,18 @@ def _random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.fixture
-def style_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def context() -> int:
+    """Width of the text."""
+    return CONTEXT
+
+
+@pytest.fixture
+def style_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: int) -> Any:
     """Flux Redux of few numbers, out of the folder for style models."""
     known = folder_paths.folder_names_and_paths["style_models"][1]
     place = ([str(tmp_path)], known)
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "style_models", place)
-    shapes = {"redux_up": (16, WIDTH), "redux_down": (CONTEXT, 16)}
+    shapes = {"redux_up": (16, WIDTH), "redux_down": (context, 16)}
     state = {f"{key}.weight": _random(*shape, seed=1) for key, shape in shapes.items()}
     state |= {f"{key}.bias": _random(shape[0], seed=2) for key, shape in shapes.items()}
     save_file(state, tmp_path / "redux.safetensors")
@@ -145,3 +153,16 @@ def test_tokens_of_another_family_are_refused(style_model: Any, seen: Any) -> No
         ValueError, match=r"tokens have a width of 12, the prompt's 16: use a style"
     ):
         _apply(given, style_model, seen, 1.0, "multiply")
+
+
+@pytest.mark.parametrize("context", [64])
+def test_a_model_draws_otherwise_with_the_tokens(style_model: Any, seen: Any, sd15: Any) -> None:
+    results = []
+    for strength in (0.0, 0.5, 1.0):
+        styled = _apply(sd15.positive, style_model, seen, strength, "multiply")
+        (guider,) = custom.CFGGuider.execute(sd15.model, styled, sd15.negative, 3.0)
+        results.append(sd15.estimate(sd15.model, guider))
+    none, half, whole = results
+    assert torch.isfinite(whole).all()
+    assert relative_difference(half, none) > 1e-4
+    assert relative_difference(whole, half) > 1e-4
