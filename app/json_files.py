@@ -38,10 +38,7 @@ def mode_for(path: str) -> int:
     try:
         return os.stat(path).st_mode & 0o7777
     except FileNotFoundError:
-        # The only way to read the mask is to set it; a thread in between would get 0o077, no more.
-        mask = os.umask(0o077)
-        os.umask(mask)
-        return 0o666 & ~mask
+        return unfinished.new_file_mode()
 
 
 def _sync_folder(folder: str) -> None:
