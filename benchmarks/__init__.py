@@ -1,4 +1,4 @@
-"""Comparisons with other loaders: ``python -m benchmarks.load`` and ``benchmarks.memory``."""
+"""What is measured: loaders (`load`, `memory`), sampling, the start, the executor; see README.md."""
 
 from __future__ import annotations
 
