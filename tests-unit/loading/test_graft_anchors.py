@@ -72,6 +72,12 @@ def test_methods_are_found_in_their_class_and_not_elsewhere() -> None:
         source.function("B.f")
 
 
+def test_a_function_with_two_bodies_is_refused() -> None:
+    source = _source("if a:\n    def f(): return 1\nelse:\n    def f(): return 2\n")
+    with pytest.raises(GraftRefused, match=r"f\(\): it is defined 2 times"):
+        source.find_function("f")
+
+
 def test_calls_are_found_by_name_in_their_order() -> None:
     source = _source("def f(m):\n    a(m.to(1))\n    m.x.to(2)\n    n.to(3)\n    m.to(4)\n")
     function = source.function("f")

@@ -90,18 +90,26 @@ class Source:
     def find_function(self, name: str) -> Function | None:
         """A function by its dotted name, classes included; None if there is none.
 
-        Of several definitions the last one, which is what the name means to callers.
+        Raises:
+            GraftRefused: If it has several bodies, as in two branches of an ``if``.
         """
         nodes: Sequence[ast.AST] = [self.tree]
         for part in name.split("."):
             nodes = [inner for node in nodes for inner in _named(node, part)]
-        return next((node for node in reversed(nodes) if isinstance(node, Function)), None)
+        found = [node for node in nodes if isinstance(node, Function) and not _is_overload(node)]
+        if len(found) > 1:
+            raise GraftRefused(
+                f"{self.name}, {name}(): it is defined {len(found)} times, and which one runs is "
+                "not known.",
+                hint="Nothing was changed.",
+            )
+        return found[0] if found else None
 
     def function(self, name: str) -> Function:
         """A function by its dotted name.
 
         Raises:
-            GraftRefused: If there is none.
+            GraftRefused: If there is none, or not only one.
         """
         found = self.find_function(name)
         if found is None:
@@ -277,6 +285,11 @@ def _named(node: ast.AST, name: str) -> Iterator[ast.AST]:
                 yield child
         elif isinstance(child, ast.stmt | ast.ExceptHandler):
             yield from _named(child, name)
+
+
+def _is_overload(function: Function) -> bool:
+    """Whether a definition only tells types."""
+    return any(dotted(one).split(".")[-1] == "overload" for one in function.decorator_list)
 
 
 def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
