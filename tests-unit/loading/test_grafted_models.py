@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 
 from comfy.loading.default import default_loader
 from comfy.loading.file_tensor import FileTensor
-from comfy.loading.grafted import activity, files, flags, models
+from comfy.loading.grafted import activity, files, flags, models, patches
 from comfy.loading.options import LoadOptions
 from support.simulated_device import SimulatedDevice
 
@@ -262,3 +263,18 @@ def test_what_somebody_replaced_is_kept(state: dict[str, Any], simgpu: Simulated
 def test_file_backed_weights_are_not_pinned(state: dict[str, Any]) -> None:
     assert models.must_not_pin(state["one.weight"])
     assert not models.must_not_pin(torch.zeros(3))
+
+
+def test_free_memory_can_be_asked_for_with_parameters_of_other_versions(
+    simgpu: SimulatedDevice,
+) -> None:
+    def get_free_memory(dev: Any = None, torch_free_too: bool = False, *, more: int = 0) -> Any:
+        return more
+
+    program = ModuleType("comfy.model_management")
+    vars(program)["get_free_memory"] = get_free_memory
+    patches.patch(program)
+    assert program.get_free_memory(torch.device("cpu"), more=7) == 7
+    assert program.get_free_memory(simgpu.device, more=7) > 7
+    free, cached = program.get_free_memory(torch_free_too=True, more=7)
+    assert free > 7 and cached >= 0

@@ -102,11 +102,16 @@ def _to(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 
 def _get_free_memory(original: Function) -> Function:
-    def get_free_memory(dev: Any = None, torch_free_too: bool = False) -> Any:
+    signature = inspect.signature(original)
+
+    def get_free_memory(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        dev, *_ = given.arguments.values()
         free = memory.free_memory(activity.run_device() if dev is None else dev)
         if free is None:
-            return original(dev, torch_free_too)
-        return free if torch_free_too else free[0]
+            return original(*args, **kwargs)
+        return free if given.arguments.get("torch_free_too") else free[0]
 
     return get_free_memory
 
