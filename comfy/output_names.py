@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ _TIMES = {
     "%minute%": "%M",
     "%second%": "%S",
 }
+
+
+_BATCH_NUMBER = "%batch_num%"
 
 
 class OutputName(NamedTuple):
@@ -45,16 +49,20 @@ def expand(prefix: str, width: int, height: int, now: time.struct_time) -> str:
     return prefix
 
 
+def of_batch(filename: str, index: int) -> str:
+    """The name of one picture of a batch: its place there stands for ``%batch_num%``."""
+    return filename.replace(_BATCH_NUMBER, str(index))
+
+
 def next_counter(folder: str, filename: str) -> int:
-    """One more than the highest number among ``<filename>_<digits>_...`` in a folder."""
-    start = os.path.normcase(filename) + "_"
-    names = (name for name in os.listdir(folder) if os.path.normcase(name).startswith(start))
-    return 1 + max((_number(name[len(start) :]) for name in names), default=0)
+    """One more than the highest number among ``<filename>_<digits>_...`` in a folder.
 
-
-def _number(rest: str) -> int:
-    digits, mark, _ = rest.partition("_")
-    return int(digits) if mark and digits.isdecimal() else 0
+    Names that `of_batch` makes of the name count as well: they must not be written over.
+    """
+    parts = map(re.escape, os.path.normcase(filename).split(_BATCH_NUMBER))
+    taken = re.compile(rf"(?:\d+|{_BATCH_NUMBER})".join(parts) + r"_(\d+)_")
+    found = (taken.match(os.path.normcase(name)) for name in os.listdir(folder))
+    return 1 + max((int(one[1]) for one in found if one), default=0)
 
 
 def output_name(prefix: str, output_dir: str, width: int, height: int) -> OutputName:

@@ -1,4 +1,4 @@
-"""Where files are: folders of models, names with a folder in brackets, names of saved pictures."""
+"""Where files are: folders of models, names with a folder in brackets."""
 
 from __future__ import annotations
 
@@ -351,36 +351,3 @@ def test_parts_of_the_program_have_folders_that_pages_do_not_see(name: str) -> N
 @pytest.mark.parametrize("user", [None, 5, "", "__system", "__"])
 def test_no_user_and_no_part_of_the_program_has_a_public_folder(user: Any) -> None:
     assert folder_paths.get_public_user_directory(user) is None
-
-
-# -- saving ----------------------------------------------------------------------------------------
-
-
-def test_the_counter_is_one_more_than_the_highest(tmp_path: Path) -> None:
-    for name in ("x_00001_.png", "x_00041_.png", "x_abc_.png", "y_00099_.png", "x_7.png"):
-        (tmp_path / name).touch()
-    saved = folder_paths.get_save_image_path("x", str(tmp_path))
-    assert saved == (str(tmp_path) + os.sep, "x", 42, "", "x")
-
-
-def test_subfolders_are_made(tmp_path: Path) -> None:
-    folder, name, counter, subfolder, prefix = folder_paths.get_save_image_path(
-        "a/b/pic", str(tmp_path)
-    )
-    assert (name, counter, subfolder, prefix) == ("pic", 1, os.path.join("a", "b"), "a/b/pic")
-    assert Path(folder) == tmp_path / "a" / "b"
-    assert os.path.isdir(folder)
-
-
-def test_variables_are_replaced(tmp_path: Path) -> None:
-    name = folder_paths.get_save_image_path("%width%x%height%_%year%", str(tmp_path), 64, 32)[1]
-    assert name == f"64x32_{time.localtime().tm_year:04}"
-
-
-@pytest.mark.parametrize("prefix", ["../x", "/x/y", "a/../../x"])
-def test_saving_outside_is_refused(tmp_path: Path, prefix: str) -> None:
-    inside = tmp_path / "output"
-    inside.mkdir()
-    with pytest.raises(ValueError, match="outside the output folder"):
-        folder_paths.get_save_image_path(prefix, str(inside))
-    assert os.listdir(tmp_path) == ["output"]

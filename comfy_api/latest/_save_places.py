@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import folder_paths
+from comfy import output_names
 from comfy.image_saving import graph_metadata
 from comfy_api.latest._saved import SavedResult
 from comfy_api.latest._widget_options import FolderType
@@ -31,7 +32,7 @@ class Place(NamedTuple):
 
     def file(self, suffix: str, index: int = 0) -> tuple[Path, SavedResult]:
         """The path of one file, and what the page is told of it."""
-        name = self.name.replace("%batch_num%", str(index))
+        name = output_names.of_batch(self.name, index)
         full = f"{name}_{self.number + index:05}_.{suffix}"
         return Path(self.folder, full), SavedResult(full, self.subfolder, self.kind)
 

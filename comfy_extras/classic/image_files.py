@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, ImageSequence
 
 import folder_paths
 import node_helpers
+from comfy import output_names
 from comfy.image_saving import png_metadata, to_pillow, write_png
 from comfy_extras.classic.input_files import check_exists, content_hash, input_names, path_of
 
@@ -59,8 +60,7 @@ class SaveImage:
         metadata = png_metadata(prompt, extra_pnginfo)
         records = []
         for index, image in enumerate(images):
-            numbered = name.replace("%batch_num%", str(index))
-            file = f"{numbered}_{counter + index:05}_.png"
+            file = f"{output_names.of_batch(name, index)}_{counter + index:05}_.png"
             write_png(to_pillow(image), Path(folder, file), metadata, self.compress_level)
             records.append({"filename": file, "subfolder": subfolder, "type": self.type})
         return {"ui": {"images": records}}

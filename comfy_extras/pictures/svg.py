@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 import folder_paths
+from comfy import output_names
 from comfy.image_saving import graph_metadata, whole_file
 
 _SVG_TAG = re.compile(rb"<svg\b(?:[^>\"']|\"[^\"]*\"|'[^']*')*>")
@@ -69,8 +70,7 @@ def save(
     metadata = graph_metadata(prompt, extra)
     records = []
     for index, buffer in enumerate(svg.data):
-        numbered = name.replace("%batch_num%", str(index))
-        file = f"{numbered}_{counter + index:05}_.svg"
+        file = f"{output_names.of_batch(name, index)}_{counter + index:05}_.svg"
         with whole_file(Path(folder, file)) as target:
             target.write(with_metadata(buffer.getvalue(), metadata))
         records.append({"filename": file, "subfolder": subfolder, "type": "output"})
