@@ -7,7 +7,6 @@ follow what the last one did.
 
 from __future__ import annotations
 
-import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +16,7 @@ from itertools import pairwise
 import torch
 
 from comfy.loading.destinations import Want
-from comfy.loading.errors import NotEnoughMemory
+from comfy.loading.errors import NotEnoughMemory, forget_frames
 
 Brought = dict[str, torch.Tensor]
 Fetch = Callable[[Sequence[Want]], Brought]
@@ -81,12 +80,7 @@ class LayerStream:
         key = id(layer)
         if key not in self._layers:
             return Loan({})
-        job = self._take(key)
-        brought: Brought | None = None
-        if job is not None:
-            # What was read ahead, or the last layer's results, may have been in the way.
-            with contextlib.suppress(NotEnoughMemory):
-                brought = job.result()
+        brought = self._awaited(key)
         if brought is None:
             self._forget(self._ahead)
             brought = self._fetch(self._layers[key].wants)
@@ -104,6 +98,21 @@ class LayerStream:
         if self._pool is not None:
             self._pool.shutdown(wait=True)
             self._pool = None
+
+    def _awaited(self, key: int) -> Brought | None:
+        """What was read ahead for a layer; None if nothing was, or there was no room for it."""
+        job = self._take(key)
+        if job is None:
+            return None
+        try:
+            return job.result()
+        except NotEnoughMemory as err:
+            # What was read ahead, or the last layer's results, may have been in the way.
+            forget_frames(err)
+            return None
+        finally:
+            # A failed job holds its error, that this frame, and this frame would hold the job.
+            del job
 
     def _take(self, key: int) -> Future[Brought] | None:
         """Note that a layer runs now, and give what is read for it, if anything is."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +170,45 @@ def test_an_error_of_reading_ahead_is_raised_where_the_layer_is_needed(opened: O
         model.borrow("b")
     model.stream.close()
     assert set(threading.enumerate()) <= before
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What is in a cycle stays."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_weights_that_were_read_in_a_second_try_are_freed_when_they_are_released(
+    opened: Opened,
+) -> None:
+    model = _Model(opened, {"a": 10, "b": 10})
+    model.fetches.errors["b"] = [NotEnoughMemory(10, 5, "memory of a test")]
+    model.borrow("a")
+    loan = model.borrow("b")
+    weight = weakref.ref(loan.get("b"))
+    loan.release()
+    assert weight() is None
+    model.stream.close()
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_an_error_of_reading_ahead_keeps_no_layer_once_it_is_gone(opened: Opened) -> None:
+    model = _Model(opened, {"a": 10, "b": 10})
+    model.fetches.errors["b"] = [WeightFileChanged("model.safetensors", "a", "b")]
+    model.borrow("a")
+    layer = weakref.ref(model.modules["b"])
+    try:
+        model.borrow("b")
+    except WeightFileChanged:
+        raised = True
+    model.stream.close()
+    del model
+    assert raised
+    assert layer() is None
 
 
 def test_released_weights_are_freed_though_the_loan_lives(opened: Opened) -> None:
