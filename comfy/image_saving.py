@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from comfy import unfinished
 from comfy.cli_args import args
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_PNG_NAME = 79
 
 
 def graph_metadata(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> dict[str, str]:
@@ -43,12 +48,35 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def png_texts(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> dict[str, str]:
+    """What of `graph_metadata` a PNG takes; an entry whose name it cannot hold is told and left out.
+
+    The picture took a while to compute, and is worth more than the entry.
+    """
+    found = graph_metadata(prompt, extra_pnginfo)
+    for name in [name for name in found if not _is_png_name(name)]:
+        logger.warning(
+            "The entry %r of the prompt's extra_pnginfo is not written into the picture: names in "
+            "a PNG have 1 to 79 Latin-1 signs. Choose another name.",
+            name,
+        )
+        del found[name]
+    return found
+
+
+def _is_png_name(name: str) -> bool:
+    try:
+        return 0 < len(name.encode("latin-1")) <= _LONGEST_PNG_NAME and "\0" not in name
+    except UnicodeEncodeError:
+        return False
+
+
 def png_metadata(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> PngInfo | None:
     """Text chunks that hold the graph; None under --disable-metadata."""
     if args.disable_metadata:
         return None
     found = PngInfo()
-    for key, text in graph_metadata(prompt, extra_pnginfo).items():
+    for key, text in png_texts(prompt, extra_pnginfo).items():
         found.add_text(key, text)
     return found
 

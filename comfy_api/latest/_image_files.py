@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from comfy.image_saving import png_metadata, to_pillow, whole_file, write_png
+from comfy.image_saving import png_metadata, png_texts, to_pillow, whole_file, write_png
 from comfy_api.latest._save_places import Place, metadata_of, place, prompt_and_extra
 from comfy_api.latest._saved import SavedImages, SavedResult
 from comfy_api.latest._widget_options import FolderType
@@ -72,7 +72,7 @@ class ImageSaveHelper:
             first.save(
                 file,
                 format="PNG",
-                pnginfo=_chunks(metadata_of(cls)),
+                pnginfo=_chunks(png_texts(*prompt_and_extra(cls))),
                 compress_level=compress_level,
                 save_all=True,
                 duration=_duration_ms(fps),

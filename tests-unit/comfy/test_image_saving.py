@@ -46,6 +46,15 @@ def test_the_graph_and_what_goes_with_it_become_text(monkeypatch: pytest.MonkeyP
     assert image_saving.graph_metadata({"1": {}}, {"workflow": [1]}) == {}
 
 
+@pytest.mark.parametrize("name", ["", "€", "a\0b", "n" * 80])
+def test_an_entry_whose_name_a_png_cannot_hold_is_told_and_left_out(
+    caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    found = image_saving.png_texts({"1": {}}, {name: 1, "grün": 2, "n" * 79: 3})
+    assert found == {"prompt": '{"1": {}}', "grün": "2", "n" * 79: "3"}
+    assert f"The entry {name!r}" in caplog.text
+
+
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     with image_saving.whole_path(path) as temporary:

@@ -71,6 +71,18 @@ def test_the_flag_against_metadata_holds(folders: Path, monkeypatch: pytest.Monk
         assert b"prompt" not in content
 
 
+@pytest.mark.parametrize("moving", [False, True])
+def test_a_name_that_no_png_can_hold_does_not_cost_the_picture(folders: Path, moving: bool) -> None:
+    node = type("Node", (), {"hidden": io.HiddenHolder(prompt=PROMPT, extra_pnginfo={"€": 1})})
+    helper = ui.ImageSaveHelper
+    saved = (
+        helper.save_animated_png(batch(), "a", io.FolderType.temp, node, 6.0, 4)
+        if moving
+        else helper.save_images(batch(1), "a", io.FolderType.temp, node)[0]
+    )
+    assert b"prompt\0{" in (folders / "temp" / saved.filename).read_bytes()
+
+
 def test_a_prefix_that_leads_out_is_refused(folders: Path) -> None:
     with pytest.raises(ValueError, match=r"output folder|outside"):
         ui.ImageSaveHelper.save_images(batch(1), "../a", io.FolderType.output, None)
