@@ -133,7 +133,19 @@ def test_a_name_that_is_none_is_refused(name: str, tmp_path: Path) -> None:
 def test_a_branch_needs_a_checkout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree = plant(tmp_path / "ComfyUI", "loop")
     assert main(["graft", str(tree), "--branch", "mine"]) == 1
-    assert "not the top of a git checkout" in capsys.readouterr().err
+    assert "not a git repository" in capsys.readouterr().err
+    make_checkout(tree.parent)
+    assert main(["graft", str(tree), "--branch", "mine"]) == 1
+    assert f"not the top of a git checkout: {tree.parent} is" in capsys.readouterr().err
+
+
+def test_a_checkout_that_git_does_not_trust_is_told_in_gits_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = plant(tmp_path / "ComfyUI", "loop", git=True)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert main(["graft", str(tree), "--branch", "mine"]) == 1
+    assert "safe.directory" in capsys.readouterr().err
 
 
 def test_the_branch_is_made_of_what_was_committed(tmp_path: Path) -> None:

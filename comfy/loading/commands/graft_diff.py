@@ -182,12 +182,14 @@ def commit(checkout: Checkout, branch: str, package: Mapping[str, bytes]) -> lis
         GraftRefused: If there is no git checkout, the branch exists, git fails, or an anchor is
             missing in what was committed.
     """
+    git = _Git(checkout.root)
     if not checkout.is_git:
+        # Git says why where it knows: no checkout at all, or one of somebody whom it does not trust.
+        top = git("rev-parse", "--show-toplevel").decode().strip()
         raise GraftRefused(
-            f"{checkout.root} is not the top of a git checkout.",
+            f"{checkout.root} is not the top of a git checkout: {top} is.",
             hint="--branch needs one; nothing was changed.",
         )
-    git = _Git(checkout.root)
     git("check-ref-format", "--branch", branch)
     if git("for-each-ref", f"refs/heads/{branch}"):
         raise GraftRefused(
