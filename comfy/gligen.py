@@ -7,6 +7,7 @@ gated layer lets the picture's tokens attend to the objects'.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -196,8 +197,12 @@ class Gligen(nn.Module):
 # -- files ---------------------------------------------------------------------------------------
 
 
-def _own_tensors(sd: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
+def _own_tensors(sd: Mapping[str, Any]) -> dict[str, torch.Tensor] | None:
     """A GLIGEN's tensors, without those of the UNet that may be with it; None if there is none."""
+    # As its trainer saves it, beside an optimizer and other models.
+    trained = sd.get("model")
+    if isinstance(trained, Mapping):
+        sd = trained
     prefix = next((p for p in _PREFIXES if any(key.startswith(p + _POSITIONS) for key in sd)), None)
     if prefix is None:
         return None
@@ -218,11 +223,13 @@ def _own_tensors(sd: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | No
     return state
 
 
-def load_gligen(sd: Mapping[str, torch.Tensor]) -> Gligen | None:
+def load_gligen(sd: Mapping[str, Any], origin: str = "") -> Gligen | None:
     """Load a GLIGEN's state dict; no weight is read.
 
     Args:
-        sd: Names as in a checkpoint, with its prefix or without; with the UNet or without.
+        sd: Names as in a checkpoint, with its prefix or without; with the UNet or without; or a
+            dict that has this as "model".
+        origin: The file's name, for messages; if empty, what the tensors know of it.
 
     Returns:
         None if there is none.
@@ -234,7 +241,7 @@ def load_gligen(sd: Mapping[str, torch.Tensor]) -> Gligen | None:
     state = _own_tensors(sd)
     if state is None:
         return None
-    origin = origin_of(sd)
+    origin = origin or origin_of(state)
     built = {
         "operations": comfy.ops.manual_cast,
         "dtype": comfy.utils.weight_dtype(state),
@@ -249,7 +256,7 @@ def load(ckpt_path: str) -> ModelPatcher:
     """Load a GLIGEN out of a file; see `comfy.sd.load_gligen`."""
     sd = comfy.utils.load_torch_file(ckpt_path, safe_load=True)
     try:
-        network = load_gligen(sd)
+        network = load_gligen(sd, os.path.basename(ckpt_path))
     except UndetectedModel as err:
         raise type(err)(f"{ckpt_path}: {err}") from err
     if network is None:

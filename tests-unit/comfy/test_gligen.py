@@ -231,6 +231,18 @@ def test_file_gives_all_its_tensors_and_none_of_the_unet(
     assert caplog.text == ""
 
 
+def test_checkpoint_of_a_training_is_loaded_too(
+    whole: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    other = {"autoencoder": {"weight": torch.zeros(1)}, "iters": 7}
+    torch.save({"model": whole, **other}, tmp_path / "trained.pth")
+    found = comfy.sd.load_gligen(str(tmp_path / "trained.pth")).model
+    own = pruned(whole)
+    assert found.origin == "trained.pth"
+    assert found.state_dict().keys() == own.keys()
+    assert all(torch.equal(found.state_dict()[key], own[key]) for key in own)
+
+
 def test_missing_tensors_are_named(whole: dict[str, torch.Tensor], tmp_path: Path) -> None:
     gone = "middle_block.1.transformer_blocks.0.fuser.norm2.bias"
     state = {key: one for key, one in pruned(whole).items() if key != gone}

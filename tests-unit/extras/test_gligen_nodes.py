@@ -142,6 +142,19 @@ def test_text_is_its_end_token_without_a_projection(graph: Graph) -> None:
     torch.testing.assert_close(found, every[:, end], rtol=1e-4, atol=1e-5)
 
 
+def test_text_stays_without_a_projection_that_its_encoder_has(graph: Graph, sdxl: Any) -> None:
+    append = nodes.GLIGENTextBoxApply().append
+    (made,) = append(sdxl.positive, sdxl.clip, graph.gligen, "a star", 8, 8, 0, 0)
+    found = made[0][1]["gligen"][2][0][0]
+    tokens = sdxl.clip.tokenize("a star")
+    bare, projected = (
+        sdxl.clip.encode_from_tokens(tokens, return_pooled=kind)[1]
+        for kind in ("unprojected", True)
+    )
+    assert torch.equal(found, bare)
+    assert not torch.allclose(bare, projected, rtol=0.1)
+
+
 def test_boxes_add_up_in_their_order_and_prompts_stay_as_they_are(graph: Graph) -> None:
     once = graph.boxed()
     twice = graph.boxed(once, corner=(0, 0))
