@@ -132,7 +132,7 @@ def unpack_release(release: Release, destination_path: str) -> None:
 
     Args:
         release: Has a file ``dist.zip``.
-        destination_path: An empty folder.
+        destination_path: A folder that is empty or not there yet; its parent must exist.
 
     Raises:
         ValueError: The release has no such file.
@@ -148,7 +148,8 @@ def unpack_release(release: Release, destination_path: str) -> None:
     try:
         _download(urls[0], unfinished)
         # Only an empty folder can be removed: what is there already stays.
-        os.rmdir(destination_path)
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(destination_path)
         os.replace(unfinished, destination_path)
         os.chmod(destination_path, 0o755)
     finally:

@@ -35,7 +35,7 @@ _WANTED = re.compile(
 
 
 def download_release_asset_zip(release: Release, destination_path: str) -> None:
-    """Fill an empty folder with a release's page; see `unpack_release`."""
+    """Make a folder of a release's page; see `unpack_release`."""
     unpack_release(release, destination_path)
 
 
@@ -220,14 +220,16 @@ class FrontendManager:
 
     @classmethod
     def _fill(cls, folder: str, release: Release) -> None:
-        os.makedirs(folder, exist_ok=True)
+        # Not the folder itself: after a kill the next start would take an empty one for a page.
+        os.makedirs(os.path.dirname(folder), exist_ok=True)
         logger.info("The page %s is downloaded to %s", release["tag_name"], folder)
         try:
             download_release_asset_zip(release, destination_path=folder)
         except BaseException:
-            # Else the next start would take it for a page.
-            if not os.listdir(folder):
-                os.rmdir(folder)
+            # Others that take the function's place may make it.
+            with contextlib.suppress(FileNotFoundError):
+                if not os.listdir(folder):
+                    os.rmdir(folder)
             raise
 
     @classmethod

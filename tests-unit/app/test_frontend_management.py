@@ -246,6 +246,23 @@ def test_for_a_frontend_that_is_here_nobody_is_asked(
     assert vars(nobody) == {"owner": "no", "repo": "body"}
 
 
+def test_the_folder_of_a_page_is_there_only_when_it_is_whole(
+    github: GitHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "custom" / "own-er_re_po" / "1.9.0"
+    download = frontend_download._download
+
+    def watched(url: str, to: str) -> None:
+        assert not folder.exists()
+        download(url, to)
+        assert not folder.exists()
+
+    monkeypatch.setattr(frontend_download, "_download", watched)
+    # A process that is killed in between leaves no page behind.
+    assert FrontendManager.init_frontend_unsafe("own-er/re_po@1.9.0") == str(folder)
+    assert (folder / "index.html").is_file()
+
+
 def test_files_in_a_download_do_not_leave_its_folder(github: GitHub, tmp_path: Path) -> None:
     github.archive = _zip({"../../../evil.txt": "x", "/evil.txt": "x", "index.html": "the page"})
     FrontendManager.init_frontend_unsafe("own-er/re_po@1.9.0")
