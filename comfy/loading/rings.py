@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 
@@ -20,13 +20,13 @@ SPARE_SLOT_BYTES = 2 * 1024 * 1024
 
 
 class _Entry:
-    """The port of one device, its rings, and the idents of the threads that hold the first one."""
+    """The port of one device, its rings, and which thread, by its ident, holds which of them."""
 
     def __init__(self, port: DevicePort) -> None:
         self.port = port
         self.ring: StagingRing | None = None
-        self.spare: StagingRing | None = None
-        self.holders: list[int] = []
+        self.spares: list[StagingRing] = []
+        self.holders: list[tuple[int, StagingRing]] = []
         self.idle_since = 0.0
         self.timer: threading.Timer | None = None
 
@@ -53,7 +53,7 @@ class Rings:
     def nbytes(self) -> int:
         """Staging memory held at this moment, in bytes."""
         with self._lock:
-            rings = [ring for one in self._entries.values() for ring in (one.ring, one.spare)]
+            rings = [ring for one in self._entries.values() for ring in (one.ring, *one.spares)]
             return sum(ring.nbytes for ring in rings if ring)
 
     @contextlib.contextmanager
@@ -62,33 +62,35 @@ class Rings:
     ) -> Iterator[tuple[DevicePort, StagingRing]]:
         """Lend a ring of the asked size; one in use is shared as it is.
 
-        A thread that holds the ring already, as between two weights of a stream, gets another,
-        small one: all slots of the first may be filled with what this very thread is to take next.
+        A thread never gets a ring that it holds already, as between two weights of a stream, but
+        another, small one: all slots of the first may be filled with what this very thread is to
+        take next.
 
         Args:
             device: With its index.
             slots: How many.
             slot_bytes: Size of each.
         """
+        me = threading.get_ident()
         with self._lock:
             entry = self._entry(device)
-            is_between = threading.get_ident() in entry.holders
-            ring = self._spare(entry) if is_between else self._first(entry, slots, slot_bytes)
-            holder = self._held_by_me(entry)
+            mine = [ring for ident, ring in entry.holders if ident == me]
+            if entry.ring in mine:
+                ring = self._spare(entry, mine)
+            else:
+                ring = self._first(entry, slots, slot_bytes)
+            entry.holders.append((me, ring))
         try:
             yield entry.port, ring
         finally:
-            self._give_back(entry, holder)
+            self._give_back(entry, (me, ring))
 
-    def _held_by_me(self, entry: _Entry) -> int:
-        holder = threading.get_ident()
-        entry.holders.append(holder)
-        return holder
-
-    def _spare(self, entry: _Entry) -> StagingRing:
-        if entry.spare is None:
-            entry.spare = StagingRing(entry.port, SPARE_SLOTS, SPARE_SLOT_BYTES)
-        return entry.spare
+    def _spare(self, entry: _Entry, mine: Collection[StagingRing]) -> StagingRing:
+        found = next((ring for ring in entry.spares if ring not in mine), None)
+        if found is None:
+            found = StagingRing(entry.port, SPARE_SLOTS, SPARE_SLOT_BYTES)
+            entry.spares.append(found)
+        return found
 
     def _first(self, entry: _Entry, slots: int, slot_bytes: int) -> StagingRing:
         ring = entry.ring
@@ -99,14 +101,13 @@ class Rings:
             ring = entry.ring = StagingRing(entry.port, slots, slot_bytes)
         return ring
 
-    def _give_back(self, entry: _Entry, holder: int) -> None:
+    def _give_back(self, entry: _Entry, holder: tuple[int, StagingRing]) -> None:
         with self._lock:
             entry.holders.remove(holder)
             if entry.holders:
                 return
-            if entry.spare is not None:
-                entry.spare.close()
-                entry.spare = None
+            while entry.spares:
+                entry.spares.pop().close()
             if entry.ring is not None and not entry.ring.is_whole:
                 self._free(entry)
             else:

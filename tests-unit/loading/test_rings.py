@@ -230,27 +230,38 @@ def _whole_state(loader: Loader, state: dict[str, torch.Tensor], device: torch.d
     loader.place(state, device)
 
 
+@pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("move", [_one_weight, _whole_state])
 def test_what_is_moved_between_two_of_a_stream_waits_for_none_of_its_slots(
     path: Path,
     simgpu: SimulatedDevice,
     move: Callable[[Loader, dict[str, torch.Tensor], torch.device], None],
+    depth: int,
 ) -> None:
     loader = loader_of(simgpu.device)
     state = state_of(loader, path)
-    with loader.rings.lend(simgpu.device, *staging_shape(MIB)) as (_, ring):
-        slots = [ring.acquire(lambda: False) for _ in ring.slots]
-        taken = [slot for slot in slots if slot is not None]
-        rescue = threading.Timer(20.0, lambda: [ring.release(slot) for slot in taken])
+    with contextlib.ExitStack() as streams:
+        rings = [
+            streams.enter_context(loader.rings.lend(simgpu.device, *staging_shape(MIB)))[1]
+            for _ in range(depth)
+        ]
+        taken = [(ring, ring.acquire(lambda: False)) for ring in rings for _ in ring.slots]
+
+        def give_back() -> None:
+            while taken:
+                ring, slot = taken.pop()
+                assert slot is not None
+                ring.release(slot)
+
+        rescue = threading.Timer(20.0, give_back)
         rescue.start()
         move(loader, state, simgpu.device)
         was_needed = not rescue.is_alive()
         rescue.cancel()
         rescue.join()
         assert not was_needed
-        assert loader.rings.nbytes > ring.nbytes
-        for slot in taken:
-            ring.release(slot)
-    assert loader.rings.nbytes == ring.nbytes
+        assert loader.rings.nbytes > sum(ring.nbytes for ring in rings)
+        give_back()
+    assert loader.rings.nbytes == rings[0].nbytes
     assert as_bytes(state["1.weight"]) == as_bytes(weights()["1.weight"])
     loader.close()
