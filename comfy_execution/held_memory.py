@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ import comfy.model_management
 from comfy import device_memory
 from comfy.loading.file_tensor import FileTensor
 from comfy.loading.sources import is_mapped
+
+logger = logging.getLogger(__name__)
 
 _TENSOR_SHARE = 0.5
 """Tensors weigh half: most are small beside what it takes to compute them again."""
@@ -40,9 +43,7 @@ def host_bytes(value: Any) -> float:
         if isinstance(one, torch.Tensor):
             total += _tensor_bytes(one, storages)
             continue
-        usage = getattr(one, "get_ram_usage", None)
-        if callable(usage):
-            total += usage()
+        total += _answer(one, "get_ram_usage") or 0
     return total
 
 
@@ -51,6 +52,19 @@ def modules_in(value: Any) -> set[int]:
     leaves = (one for one in _parts(value) if not isinstance(one, torch.Tensor))
     modules = (module for one in leaves for module in _modules(one))
     return {id(module) for module in modules if isinstance(module, torch.nn.Module)}
+
+
+def _answer(one: Any, question: str) -> Any:
+    """What an object says of itself; None if it has no such function, or that fails."""
+    function = getattr(one, question, None)
+    if isinstance(one, type) or not callable(function):
+        return None
+    try:
+        return function()
+    except Exception:
+        # A pack's object. The prompt that runs has nothing to do with it.
+        logger.exception("%s of a %s that is kept failed.", question, type(one).__qualname__)
+        return None
 
 
 def _parts(value: Any) -> Iterator[Any]:
@@ -75,10 +89,11 @@ def _tensor_bytes(tensor: torch.Tensor, storages: set[int]) -> float:
     """Bytes of a tensor's storage that are host memory and not counted yet."""
     if tensor.device.type != "cpu" and not device_memory.is_unified(tensor.device):
         return 0.0
+    if tensor.layout is not torch.strided:
+        # Such have no storage to ask; the size of the dense one stands for theirs.
+        return _TENSOR_SHARE * tensor.numel() * tensor.element_size()
     if (isinstance(tensor, FileTensor) and tensor.is_in_file) or is_mapped(tensor):
         return 0.0
-    if tensor.layout is not torch.strided:
-        return _TENSOR_SHARE * tensor.nbytes
     storage = tensor.untyped_storage()
     if storage.data_ptr() in storages:
         return 0.0
@@ -94,7 +109,5 @@ def _modules(one: Any) -> Iterator[Any]:
             yield inner
         elif inner is not None:
             yield getattr(inner, "model", None)
-    models = getattr(one, "get_models", None)
-    if callable(models):
-        for patcher in models():
-            yield getattr(patcher, "model", None)
+    for patcher in _answer(one, "get_models") or ():
+        yield getattr(patcher, "model", None)

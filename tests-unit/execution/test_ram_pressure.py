@@ -19,7 +19,7 @@ from comfy.loading.options import LoadOptions
 from comfy_execution import ram
 from comfy_execution.cache_keys import CacheKeySetID
 from comfy_execution.caching import GIB, RAMPressureCache
-from comfy_execution.held_memory import host_bytes
+from comfy_execution.held_memory import host_bytes, modules_in
 from comfy_execution.prompts import DynamicPrompt
 from execution import CacheType
 from support import narrow
@@ -131,6 +131,29 @@ def test_tensors_count_half_and_once_and_objects_what_they_say() -> None:
     tensor = torch.zeros(100)
     value = [[tensor, {"a": tensor[:50]}], (tensor.new_ones(10), _Sized()), "text", 3]
     assert host_bytes(value) == 400 / 2 + 40 / 2 + 1000
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("sparse", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
+def test_tensors_without_a_storage_count_as_well(sparse: Any) -> None:
+    assert host_bytes([sparse(torch.eye(100))]) == 100 * 100 * 4 / 2
+
+
+def test_objects_that_cannot_tell_their_size_count_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken:
+        def get_ram_usage(self) -> int:
+            raise AttributeError("never loaded")
+
+        def get_models(self) -> list[Any]:
+            raise AttributeError("never loaded")
+
+    value = [Broken(), Broken, torch.zeros(100)]
+    assert host_bytes(value) == 200
+    assert modules_in(value) == set()
+    assert "get_ram_usage of a " in caplog.text
+    assert "get_models of a " in caplog.text
 
 
 def test_lists_that_hold_themselves_are_counted_once() -> None:
