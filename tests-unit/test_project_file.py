@@ -38,7 +38,7 @@ def test_every_module_and_package_of_the_root_is_type_checked(project: dict[str,
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert {"server.py", "main.py"} <= modules
     assert {"app", "api_server", "middleware"} <= packages
-    assert modules | packages | {"comfy", "comfy_extras"} <= checked
+    assert modules | packages | {"comfy", "comfy_extras", "tools"} <= checked
 
 
 def test_everything_that_is_to_be_type_checked_is_there(project: dict[str, Any]) -> None:

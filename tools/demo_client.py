@@ -134,7 +134,7 @@ class Client:
 
 
 async def _follow(
-    socket: aiohttp.ClientWebSocketResponse,
+    socket: aiohttp.ClientWebSocketResponse[bool],
     prompt_id: str,
     prompt: Mapping[str, Any],
     bars: Bars,

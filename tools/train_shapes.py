@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,7 +37,7 @@ _PREFIXES = {
     "vae": "first_stage_model.",
 }
 # SD 1.5's blocks, two residual blocks to a level, with 32 instead of 320 channels.
-UNET = {
+UNET: dict[str, Any] = {
     "in_channels": 4,
     "out_channels": 4,
     "model_channels": 32,
@@ -48,7 +49,7 @@ UNET = {
     "context_dim": 64,
     "num_heads": 8,
 }
-CLIP = {
+CLIP: dict[str, Any] = {
     "vocab_size": 49408,
     "hidden_size": 64,
     "intermediate_size": 192,
@@ -58,7 +59,7 @@ CLIP = {
     "hidden_act": "quick_gelu",
     "projection_dim": None,
 }
-VAE = {
+VAE: dict[str, Any] = {
     "z_channels": 4,
     "in_channels": 3,
     "out_ch": 3,
@@ -76,8 +77,8 @@ def new_autoencoder() -> AutoencoderKL:
     """An autoencoder with fresh weights, laid out for the CPU's convolutions."""
     model = AutoencoderKL(VAE["z_channels"], VAE)
     initialise(model)
-    laid_out: AutoencoderKL = model.to(memory_format=torch.channels_last)
-    return laid_out
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stub
+    return model
 
 
 def trained_autoencoder(path: Path) -> tuple[AutoencoderKL, object]:

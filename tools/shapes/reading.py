@@ -65,7 +65,7 @@ def _fit_box(mask: np.ndarray) -> np.ndarray:
 
 def _without_specks(mask: np.ndarray) -> np.ndarray:
     """Drop rows and columns of which hardly a pixel belongs to the shape."""
-    kept = mask.copy()
+    kept: np.ndarray = mask.copy()
     kept[mask.sum(axis=1) < 2, :] = False
     kept[:, mask.sum(axis=0) < 2] = False
     return kept

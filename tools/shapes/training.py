@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_sampling import ModelSamplingDiscrete
 from tools.shapes.drawing import draw
 from tools.shapes.scenes import POSITIONS, Scene, random_prompt, random_scene
+
+Network = TypeVar("Network", bound=nn.Module)
 
 # Prompts left out while training, so that guidance has something to guide away from.
 _UNCONDITIONAL_SHARE = 0.1
@@ -50,19 +53,21 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(bias)
 
 
-class Average:
+class Average(Generic[Network]):
     """An exponential moving average of a network's weights, shorter at the beginning."""
 
-    def __init__(self, module: nn.Module, decay: float = 0.999) -> None:
-        self.module = copy.deepcopy(module).requires_grad_(False)
+    def __init__(self, module: Network, decay: float = 0.999) -> None:
+        self.module = copy.deepcopy(module)
+        self.module.requires_grad_(False)
         self._decay, self._steps = decay, 0
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
+    def update(self, module: Network) -> None:
         """Take in the weights after a step."""
         self._steps += 1
         decay = min(self._decay, self._steps / (self._steps + 10))
-        means, values = list(self.module.parameters()), list(module.parameters())
+        means: list[torch.Tensor] = [*self.module.parameters()]
+        values: list[torch.Tensor] = [*module.parameters()]
         torch._foreach_lerp_(means, values, 1 - decay)
 
 
@@ -154,7 +159,7 @@ def train_autoencoder(
         _descend(error + 1e-4 * latent.square().mean(), optimizer, parameters)
         average.update(model)
         bar.set_postfix(error=f"{error.item():.4f}")
-    trained: AutoencoderKL = average.module
+    trained = average.module
     _normalise_latents(trained, pixels_of([random_scene(rng) for _ in range(512)], rng, size))
     return trained
 
@@ -221,10 +226,9 @@ def train_diffusion(
         The averaged networks.
     """
     rng, noise = random.Random(seed), torch.Generator().manual_seed(seed)
-    both, prompts = nn.ModuleList([unet, clip]), _Prompts()
-    parameters = list(both.parameters())
+    prompts, parameters = _Prompts(), [*unet.parameters(), *clip.parameters()]
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
-    average = Average(both)
+    averages = Average(unet), Average(clip)
     signal = 1 / (ModelSamplingDiscrete().sigmas.float().square() + 1)
     weights = (1 / signal).clamp(max=_LARGEST_WEIGHT)
     weights /= weights.mean()
@@ -245,7 +249,7 @@ def train_diffusion(
         errors = (unet(noisy, times, context) - added).square().mean(dim=(1, 2, 3))
         loss = (errors * weights[times]).mean()
         _descend(loss, optimizer, parameters)
-        average.update(both)
+        averages[0].update(unet)
+        averages[1].update(clip)
         bar.set_postfix(loss=f"{loss.item():.4f}")
-    trained = average.module
-    return trained[0], trained[1]
+    return averages[0].module, averages[1].module
