@@ -283,7 +283,7 @@ def _pinning(hooks: _Hooks) -> None:
     function = source.find_function(name)
     parameters = source.parameters(function) if function is not None else []
     if function is None or not parameters:
-        hooks.lacks(f"{name}(): weights are not page-locked in this version")
+        hooks.lacks(f"{name}(): page-locking of weights by this file")
         return
     hooks.importing("models", "onecopy_models")
     lines = [f"if onecopy_models.must_not_pin({parameters[0]}):", "    return False"]
