@@ -76,12 +76,13 @@ class CLIP:
         offload_device = options.get(
             "offload_device", comfy.model_management.text_encoder_offload_device()
         )
-        configs = _configs(state_dict)
-        options = {**{f"{name}_config": config for name, config in configs.items()}, **options}
-        widths = {f"{name}_size": config["hidden_size"] for name, config in configs.items()}
-        self.cond_stage_model = target.clip(
-            device="meta", model_options=options, **getattr(target, "params", {})
-        )
+        with comfy.state_loading.numbers_from_shapes(f"{_origins(state_dict)}: text encoder"):
+            configs = _configs(state_dict)
+            options = {**{f"{name}_config": config for name, config in configs.items()}, **options}
+            widths = {f"{name}_size": config["hidden_size"] for name, config in configs.items()}
+            self.cond_stage_model = target.clip(
+                device="meta", model_options=options, **getattr(target, "params", {})
+            )
         self.tokenizer = target.tokenizer(
             embedding_directory=embedding_directory,
             tokenizer_data={**widths, **(tokenizer_data or {})},
@@ -294,6 +295,11 @@ class CLIP:
     def get_ram_usage(self) -> int:
         """Bytes of host memory that the weights take besides their file."""
         return self.patcher.get_ram_usage()
+
+
+def _origins(state_dict: StateDict | Sequence[StateDict]) -> str:
+    files = [state_dict] if isinstance(state_dict, Mapping) else state_dict
+    return ", ".join(comfy.state_loading.origin_of(sd) for sd in files)
 
 
 def _configs(state_dict: StateDict | Sequence[StateDict]) -> dict[str, dict[str, Any]]:

@@ -32,7 +32,7 @@ from comfy.file_kinds import UndetectedModel, explain
 from comfy.model_building import set_dtypes
 from comfy.model_detection import model_config_from_unet_config
 from comfy.residency import residency_of
-from comfy.state_loading import assign, origin_of
+from comfy.state_loading import assign, numbers_from_shapes, origin_of
 from comfy.t2i_adapter import adapter
 
 __all__ = [
@@ -296,7 +296,8 @@ def load_controlnet_state_dict(
     pools = bool(options.get("global_average_pooling", False))
     if control_files.is_control_lora(state_dict):
         return ControlLora(state_dict, global_average_pooling=pools, model_options=options)
-    found = control_files.recognise(state_dict)
+    with numbers_from_shapes("a ControlNet", UndetectedModel):
+        found = control_files.recognise(state_dict)
     if found is None:
         return _load_adapter(state_dict)
     config = model_config_from_unet_config(found.config, found.state)
@@ -307,9 +308,11 @@ def load_controlnet_state_dict(
     operations = config.custom_operations or comfy.ops.pick_operations(
         dtype, config.manual_cast_dtype
     )
-    network = _network(config.unet_config, dtype, operations)
     origin = origin_of(state_dict)
-    assign(network, found.state, f"{origin}: ControlNet")
+    what = f"{origin}: ControlNet"
+    with numbers_from_shapes(what):
+        network = _network(config.unet_config, dtype, operations)
+    assign(network, found.state, what)
     residency_of(network).weight_dtype = cast
     net = ControlNet(
         network, global_average_pooling=pools, manual_cast_dtype=config.manual_cast_dtype
@@ -335,12 +338,14 @@ def _add_model(net: ControlNet, model: Any, origin: str) -> None:
 
 
 def _load_adapter(sd: Mapping[str, torch.Tensor]) -> T2IAdapter | None:
-    found = adapter.recognise(sd)
-    if found is None:
-        return None
-    dtype = comfy.utils.weight_dtype(found.state)
-    network = found.build(dtype=dtype, device="meta", operations=comfy.ops.disable_weight_init)
-    assign(network, found.state, f"{origin_of(sd)}: T2I-Adapter")
+    what = f"{origin_of(sd)}: T2I-Adapter"
+    with numbers_from_shapes(what):
+        found = adapter.recognise(sd)
+        if found is None:
+            return None
+        dtype = comfy.utils.weight_dtype(found.state)
+        network = found.build(dtype=dtype, device="meta", operations=comfy.ops.disable_weight_init)
+    assign(network, found.state, what)
     net = T2IAdapter(network.eval(), found.channels_in, 8, "nearest-exact")
     net.hint_multiple = found.fold
     return net

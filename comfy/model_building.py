@@ -22,6 +22,7 @@ from comfy.model_detection import (
 from comfy.model_patcher import ModelPatcher
 from comfy.quant_markers import METADATA_KEY
 from comfy.residency import residency_of
+from comfy.state_loading import numbers_from_shapes
 from comfy.supported_models_base import BASE
 
 logger = logging.getLogger(__name__)
@@ -104,8 +105,10 @@ def build_model(
         IncompleteModel: If weights are missing.
     """
     cast = set_dtypes(config, sd, prefix, options)
-    model = config.get_model({**sd, **(marks or {})}, prefix, device="meta")
-    model.load_model_weights(sd, prefix, f"{origin}: {type(config).__name__}")
+    what = f"{origin}: {type(config).__name__}"
+    with numbers_from_shapes(what):
+        model = config.get_model({**sd, **(marks or {})}, prefix, device="meta")
+    model.load_model_weights(sd, prefix, what)
     residency_of(model).weight_dtype = cast
     offload = comfy.model_management.unet_offload_device()
     model.device = offload

@@ -24,6 +24,7 @@ import torch
 import comfy.utils
 from comfy import supported_models, unet_detection
 from comfy.file_kinds import UndetectedModel
+from comfy.state_loading import numbers_from_shapes
 from comfy.supported_models_base import BASE
 from comfy.unet_detection import Shapes, calculate_transformer_depth, count_blocks
 
@@ -132,12 +133,8 @@ def detect_unet_config(
     shapes = unet_detection.shapes_under(state_dict, key_prefix)
     if family.read_config is unet_detection.unet_config and unet_detection.is_video(shapes):
         raise UnsupportedFamily("not supported yet: a UNet for video (found a 'time_stack' layer)")
-    try:
+    with numbers_from_shapes(f"a {family.name}", UndetectedModel, key_prefix):
         return family.read_config(shapes)
-    except KeyError as err:
-        raise UndetectedModel(
-            f"a {family.name} without its tensor '{key_prefix}{err.args[0]}': the file is incomplete"
-        ) from err
 
 
 def model_config_from_unet_config(

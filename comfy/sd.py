@@ -22,7 +22,7 @@ from comfy import checkpoints, model_building, style_models, text_encoder_kinds
 from comfy.clip import CLIP
 from comfy.file_kinds import UndetectedModel, explain
 from comfy.model_patcher import ModelPatcher
-from comfy.state_loading import origin_of, summarised
+from comfy.state_loading import numbers_from_shapes, origin_of, summarised
 from comfy.style_models import StyleModel
 from comfy.text_encoder_kinds import TEModel, detect_te_model
 from comfy.textual_inversion import Directories
@@ -348,8 +348,9 @@ def load_text_encoder_state_dicts(
     model_options: Mapping[str, Any] | None = None,
 ) -> CLIP:
     """Load text encoders' state dicts; see `load_clip`."""
-    found = [text_encoder_kinds.recognised(sd, origin_of(sd)) for sd in state_dicts]
-    found = text_encoder_kinds.without_doubles(found)
+    with numbers_from_shapes(f"{', '.join(map(origin_of, state_dicts))}: text encoder"):
+        found = [text_encoder_kinds.recognised(sd, origin_of(sd)) for sd in state_dicts]
+        found = text_encoder_kinds.without_doubles(found)
     target = text_encoder_kinds.target_of([model for model, _ in found], clip_type.name)
     return CLIP(
         target,

@@ -5,10 +5,11 @@ Tensors are assigned, not copied: a weight that is in its file stays there, in i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,27 @@ def summarised(keys: Iterable[str]) -> str:
     shown = ", ".join(f"'{key}'" for key in keys[:_SHOWN])
     rest = len(keys) - _SHOWN
     return shown if rest <= 0 else f"{shown} and {rest} more"
+
+
+@contextlib.contextmanager
+def numbers_from_shapes(
+    what: str, error: type[RuntimeError] = IncompleteModel, prefix: str = ""
+) -> Iterator[None]:
+    """Take numbers off shapes inside: what a damaged file does to that is told with its name.
+
+    Args:
+        what: Of the model and its file, for messages.
+        error: To raise if a tensor is missing, or has a shape that it cannot have.
+        prefix: Before the names of the tensors.
+    """
+    try:
+        yield
+    except KeyError as err:
+        raise error(f"{what} is incomplete: missing '{prefix}{err.args[0]}'") from err
+    except (ArithmeticError, LookupError, ValueError) as err:
+        raise error(
+            f"{what} is damaged: a tensor's shape is none that it can have ({err})"
+        ) from err
 
 
 def assign(

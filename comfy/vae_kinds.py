@@ -19,7 +19,7 @@ from comfy.ldm.models.autoencoder import (
     ddconfig_from_state_dict,
     embed_dim_from_state_dict,
 )
-from comfy.state_loading import IncompleteModel, assign
+from comfy.state_loading import assign, numbers_from_shapes
 from comfy.taesd.taesd import TAESD
 
 # Channels of the full-size features that live at once, in units of the finest level's width.
@@ -61,12 +61,12 @@ class Autoencoder:
 
 
 def _kl(sd: StateDict, dtype: torch.dtype, operations: Operations, what: str) -> Autoencoder:
-    try:
+    with numbers_from_shapes(what):
         config = ddconfig_from_state_dict(sd)
-    except KeyError as err:
-        raise IncompleteModel(f"{what} is incomplete: missing '{err.args[0]}'") from err
-    embed_dim = embed_dim_from_state_dict(sd)
-    network = AutoencoderKL(embed_dim, config, dtype=dtype, device="meta", operations=operations)
+        embed_dim = embed_dim_from_state_dict(sd)
+        network = AutoencoderKL(
+            embed_dim, config, dtype=dtype, device="meta", operations=operations
+        )
     assign(network, sd, what)
     return Autoencoder(
         network,
@@ -85,7 +85,8 @@ def _diffusers_kl(
 
 
 def _taesd(sd: StateDict, dtype: torch.dtype, operations: Operations, what: str) -> Autoencoder:
-    channels = sd["taesd_decoder.1.weight"].shape[1]
+    with numbers_from_shapes(what):
+        channels = sd["taesd_decoder.1.weight"].shape[1]
     network = TAESD(latent_channels=channels)
     assign(network, sd, what, optional=r"^vae_(scale|shift)$")
     return Autoencoder(

@@ -11,9 +11,10 @@ import torch
 
 import comfy.controlnet
 from comfy.controls import ControlBase, StrengthType, broadcast_image_to
+from comfy.file_kinds import UndetectedModel
 from comfy.loading import FileTensor, Loader, LoadOptions
 from comfy.loading.plan import LoadRequest
-from support import layouts
+from support import layouts, narrow_control
 from support.networks import with_random_weights
 
 SIGMA = torch.tensor([1.0, 1.0])
@@ -185,3 +186,10 @@ def test_hint_is_resized_once_for_each_size_and_cut_around_its_centre() -> None:
 def test_missing_picture_is_told() -> None:
     with pytest.raises(ValueError, match="was given no picture"):
         ControlBase().resized_hint(torch.zeros(1, 4, 8, 8))
+
+
+@pytest.mark.parametrize("key", ["input_hint_block.0.weight", "input_blocks.0.0.weight"])
+def test_file_with_a_tensor_of_an_impossible_shape_is_damaged(key: str) -> None:
+    state = {**narrow_control.control_state(), key: torch.zeros(())}
+    with pytest.raises(UndetectedModel, match="a ControlNet is damaged"):
+        comfy.controlnet.load_controlnet_state_dict(state)

@@ -217,6 +217,19 @@ def test_network_without_one_of_its_tensors_is_incomplete() -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "shape"),
+    [("input_blocks.0.0", ()), ("input_blocks.0.0", (0, 0, 0, 0)), ("out.2", ())],
+)
+def test_network_with_a_tensor_of_an_impossible_shape_is_damaged(
+    key: str, shape: tuple[int, ...]
+) -> None:
+    state = unet_on_meta(NARROW_SD15, PREFIX)
+    state[f"{PREFIX}{key}.weight"] = torch.empty(shape, device="meta")
+    with pytest.raises(file_kinds.UndetectedModel, match="a UNet is damaged"):
+        model_detection.model_config_from_unet(state, PREFIX)
+
+
+@pytest.mark.parametrize(
     "name", ["t5xxl_fp16", "vae_ft_mse_840000_fp32", "lora_sdxl_kohya_r16", "taesd_decoder"]
 )
 def test_what_is_no_model_is_none(name: str) -> None:

@@ -312,3 +312,25 @@ def test_lora_of_another_family_changes_nothing_and_is_told(
     assert patched is not None
     assert patched.patches == {}
     assert "double_blocks_0_img_attn_qkv" in caplog.text
+
+
+def _with_impossible_shape(place: str, path: Path) -> str:
+    state = safetensors.torch.load_file(path)
+    (key,) = [key for key in state if key.endswith(place)]
+    state[key] = torch.zeros(0)
+    damaged = path.with_name("odd.safetensors")
+    safetensors.torch.save_file(state, damaged)
+    return str(damaged)
+
+
+@pytest.mark.parametrize(
+    "place", ["diffusion_model.input_blocks.1.0.out_layers.3.weight", "token_embedding.weight"]
+)
+def test_checkpoint_with_a_tensor_of_an_impossible_shape_is_refused_by_name(
+    place: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    narrow.write_checkpoint(path, encoding="F32")
+    damaged = _with_impossible_shape(place, path)
+    with pytest.raises(RuntimeError, match=r"odd\.safetensors: .* is damaged"):
+        comfy.sd.load_checkpoint_guess_config(damaged)

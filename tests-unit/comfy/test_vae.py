@@ -163,6 +163,14 @@ def test_state_dict_that_is_no_vae_makes_an_invalid_one_that_says_why(
         vae.encode(torch.zeros(1, 8, 8, 3))
 
 
+@pytest.mark.parametrize(
+    "key", ["encoder.conv_in.weight", "decoder.conv_in.weight", "post_quant_conv.weight"]
+)
+def test_vae_with_a_tensor_of_an_impossible_shape_is_damaged(key: str) -> None:
+    with pytest.raises(IncompleteModel, match=r"x\.safetensors: VAE is damaged"):
+        VAE(sd={**narrow.vae_on_meta(""), key: torch.zeros(())}, origin="x.safetensors")
+
+
 def test_incomplete_vae_names_what_is_missing() -> None:
     weights = _weights()
     del weights["decoder.conv_in.bias"]
