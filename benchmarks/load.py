@@ -61,6 +61,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return chosen
 
 
+def words(text: str | None) -> list[str]:
+    """What stands between commas."""
+    return [word for part in (text or "").split(",") if (word := part.strip())]
+
+
 def contestants(letter: str) -> list[Contestant]:
     """Everything that can load one of the sets."""
     options = LoadOptions()
@@ -85,8 +90,8 @@ def contestants(letter: str) -> list[Contestant]:
 
 
 def _chosen(letter: str, only: str | None) -> list[Contestant]:
-    words = [word.strip() for word in (only or "").split(",") if word.strip()]
-    found = [one for one in contestants(letter) if not words or any(w in one.name for w in words)]
+    wanted = words(only)
+    found = [one for one in contestants(letter) if not wanted or any(w in one.name for w in wanted)]
     devices = {one.device for one in found}
     machine = [*ceilings()]
     if _SIMULATED in devices:
@@ -98,7 +103,7 @@ def _chosen(letter: str, only: str | None) -> list[Contestant]:
 def _steps(
     targets: Mapping[Letter, Target], arguments: argparse.Namespace
 ) -> tuple[list[Step], list[Contestant]]:
-    states = [state for state in _STATES if state in arguments.states.split(",")]
+    states = [state for state in _STATES if state in words(arguments.states)]
     steps: list[Step] = []
     everybody: list[Contestant] = []
     for letter, target in targets.items():
@@ -117,12 +122,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _arguments(argv)
     console = Console(width=None if sys.stdout.isatty() else 200)
-    asked = [word.strip() for word in arguments.sets.split(",")]
-    unknown = [word for word in asked if word not in files.LETTERS]
-    if unknown:
-        console.print(f"There is no set {', '.join(unknown)}; known: {', '.join(files.LETTERS)}.")
-        return 2
-    letters = [letter for letter in files.LETTERS if letter in asked]
+    known = {"set": (arguments.sets, files.LETTERS), "state": (arguments.states, _STATES)}
+    for kind, (text, choices) in known.items():
+        unknown = [word for word in words(text) if word not in choices]
+        if unknown:
+            console.print(f"There is no {kind} {', '.join(unknown)}; known: {', '.join(choices)}.")
+            return 2
+    letters = [letter for letter in files.LETTERS if letter in words(arguments.sets)]
     for name in peers.missing():
         console.print(f"[yellow]{name} is missing[/]: pip install -r benchmarks/requirements.txt")
     folder = arguments.folder or files.cache_folder() / "bench"

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import files
-from benchmarks.load import RESULTS, contestants
+from benchmarks.load import RESULTS, contestants, words
 from comfy.loading.commands.cache_states import make_cold, residency
 from comfy.loading.commands.contestants import Contestant
 from comfy.loading.commands.one_run import Job
@@ -96,11 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if reason is not None:
         console.print(f"Nothing measured: {reason}.")
         return 1
-    caps = [float(cap) for cap in arguments.caps.split(",") if cap.strip()]
-    words = [word.strip() for word in (arguments.only or "").split(",") if word.strip()]
-    chosen = [
-        one for one in contestants("A") if not words or any(word in one.name for word in words)
-    ]
+    caps = [float(cap) for cap in words(arguments.caps)]
+    wanted = words(arguments.only)
+    chosen = [one for one in contestants("A") if not wanted or any(w in one.name for w in wanted)]
     folder = arguments.folder or files.cache_folder() / "bench"
     table = Table(title="Memory by control group, cold", title_justify="left", box=box.SIMPLE)
     for name in ("loader", "process", "with page cache", "/ W", "cache left"):

@@ -23,6 +23,7 @@ from rich.markup import escape  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from benchmarks.files import cache_folder, make_targets  # noqa: E402
+from benchmarks.load import words  # noqa: E402
 from comfy.loading.commands.cache_states import State, can_be_cold  # noqa: E402
 from comfy.loading.commands.contestants import Contestant, ours, stock  # noqa: E402
 from comfy.loading.commands.runs import Run, Step, Target, run_once  # noqa: E402
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with console.status(f"making a checkpoint in {arguments.folder}"):
             target = make_targets(["A"], arguments.size_mib * MIB, arguments.folder)["A"]
-        _load_all(console, target, loads(arguments.strategies.split(",")), runs)
+        _load_all(console, target, loads(words(arguments.strategies)), runs)
     except KeyboardInterrupt:
         console.print(f"Stopped after {len(runs)} loads; the checkpoint stays for the next time.")
         return 130

@@ -38,6 +38,11 @@ def test_quick_run_writes_table_json_and_plot(tmp_path: Path) -> None:
         assert f"{name} is missing" in text
 
 
-def test_unknown_set_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert load.main(["--sets=A,X"]) == 2
-    assert "no set X" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("flag", "told"), [("--sets=A,X", "no set X"), ("--states=cold, hot", "no state hot")]
+)
+def test_unknown_words_are_refused(
+    capsys: pytest.CaptureFixture[str], flag: str, told: str
+) -> None:
+    assert load.main([flag]) == 2
+    assert told in capsys.readouterr().out
