@@ -11,6 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 _QUALITY = 90
+# Of a file's extension that is told.
+_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +79,33 @@ def _written(picture: Image.Image, kind: str, **settings: int) -> Rendered:
     return Rendered(buffer.getvalue(), f"image/{kind}")
 
 
-def with_alpha_of(original: str, mask: str, target: str) -> None:
+def format_with_alpha(name: str) -> str:
+    """The format that a file's name asks for.
+
+    Raises:
+        ValueError: It is none that keeps alpha.
+    """
+    extension = os.path.splitext(name)[1].lower()
+    kind = Image.registered_extensions().get(extension)
+    if kind not in ("PNG", "WEBP"):
+        named = extension[:_SHOWN] or "without extension"
+        raise ValueError(f"a picture named {named} has no alpha")
+    return kind
+
+
+def with_alpha_of(original: str, mask: str, target: str, kind: str) -> None:
     """Give a picture the alpha of another, and keep the texts that a PNG carries.
 
     Args:
         original: Path of the picture.
         mask: Path of the one with the alpha.
-        target: Path of the result; its extension tells the format.
+        target: Path of the result.
+        kind: Its format, of `format_with_alpha`.
 
     Raises:
         OSError, ValueError and others of `app.picture_faults.BAD_PICTURE`: A file is no picture,
-            the two differ in size, or the format has no alpha.
+            or the two differ in size.
     """
-    extension = os.path.splitext(target)[1].lower()
-    kind = Image.registered_extensions().get(extension)
-    if kind not in ("PNG", "WEBP"):
-        raise ValueError(f"a picture named {extension or 'without extension'} has no alpha")
     with Image.open(original) as picture, Image.open(mask) as shape:
         if picture.size != shape.size:
             raise ValueError(f"the picture has {picture.size} pixels, the mask {shape.size}")

@@ -34,8 +34,8 @@ _placing = threading.Lock()
 class Upload:
     """What a form brought: one file, and texts."""
 
-    received: str | None = None
-    """Path of the temporary file."""
+    received: str = ""
+    """Path of the temporary file; empty until it comes."""
 
     name: str = ""
     """What the client calls the file."""
@@ -57,11 +57,11 @@ async def receive(request: web.Request) -> AsyncIterator[Upload]:
     upload = Upload()
     try:
         await _read_form(request, upload)
-        if upload.received is None or not upload.name:
+        if not upload.received or not upload.name:
             raise BadBody("The form must have a file with a name in the field 'image'.")
         yield upload
     finally:
-        if upload.received is not None:
+        if upload.received:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(upload.received)
 
@@ -75,7 +75,7 @@ async def _read_form(request: web.Request, upload: Upload) -> None:
         while (part := await form.next()) is not None:
             if not isinstance(part, BodyPartReader):
                 raise BadBody("A form within a form is not understood.")
-            if part.name == "image" and upload.received is None:
+            if part.name == "image" and not upload.received:
                 upload.name = part.filename or ""
                 await _to_file(part, upload, budget)
             else:

@@ -16,7 +16,7 @@ from aiohttp import web
 
 import folder_paths
 from api_server import uploads
-from api_server.pictures import Rendered, rendering, with_alpha_of
+from api_server.pictures import Rendered, format_with_alpha, rendering, with_alpha_of
 from api_server.utils.json_text import BadBody, answer
 from api_server.utils.safe_paths import inside
 from app.picture_faults import BAD_PICTURE
@@ -66,9 +66,7 @@ def register(routes: web.RouteTableDef, server: Any) -> None:
 # -- uploads ---------------------------------------------------------------------------------------
 
 
-async def _put(received: str | None, place: uploads.Place) -> web.Response:
-    if received is None:
-        raise BadBody("The form must have a file.")
+async def _put(received: str, place: uploads.Place) -> web.Response:
     try:
         name = await asyncio.to_thread(uploads.put, received, place)
     except OSError as err:
@@ -76,14 +74,12 @@ async def _put(received: str | None, place: uploads.Place) -> web.Response:
     return answer(place.answer(name))
 
 
-async def _put_mask(original: str, mask: str | None, place: uploads.Place) -> web.Response:
-    if mask is None:
-        raise BadBody("The form must have a file.")
-    extension = os.path.splitext(place.name)[1]
-    handle, made = tempfile.mkstemp(extension, dir=folder_paths.get_temp_directory())
+async def _put_mask(original: str, mask: str, place: uploads.Place) -> web.Response:
+    handle, made = tempfile.mkstemp(".mask", dir=folder_paths.get_temp_directory())
     os.close(handle)
     try:
-        await asyncio.to_thread(with_alpha_of, original, mask, made)
+        kind = format_with_alpha(place.name)
+        await asyncio.to_thread(with_alpha_of, original, mask, made, kind)
         return await _put(made, place)
     except BAD_PICTURE as err:
         raise BadBody(f"The mask cannot be laid over the picture: {err}.") from err

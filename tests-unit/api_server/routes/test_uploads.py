@@ -351,8 +351,9 @@ def test_a_reference_does_not_lead_out(served: Served, top: Path, subfolder: str
         (png((9, 8, 7), (5, 5)), "mask.png"),
         (png((9, 8, 7)), "mask.jpg"),
         (png((9, 8, 7)), "mask"),
+        (png((9, 8, 7)), f"mask.{'x' * 300}"),
     ],
-    ids=["no picture", "cut", "other size", "no alpha", "no format"],
+    ids=["no picture", "cut", "other size", "no alpha", "no format", "no name"],
 )
 def test_what_cannot_be_masked_is_refused(
     served: Served, top: Path, original: bytes, name: str
