@@ -54,6 +54,9 @@ def read_components(container: Any, source: Any) -> VideoComponents:
     if not frames:
         raise ValueError(f"No picture could be read from {_name(source)}. It may be cut off.")
     images = torch.from_numpy(np.stack(frames)).float().div_(255.0)
+    if container.streams.audio:
+        # Pictures were read to the end of the file.
+        container.seek(0)
     sound, metadata = sound_of(container), dict(container.metadata)
     return VideoComponents(images, frame_rate(stream), sound, metadata)
 
@@ -64,11 +67,13 @@ def frame_rate(stream: Any) -> Fraction:
 
 
 def sound_of(container: Any) -> dict[str, Any] | None:
-    """The first stream of sound, -1 to 1, with one batch; None if there is none."""
+    """The first stream of sound, -1 to 1, with one batch; None if there is none.
+
+    Args:
+        container: At its start. Sounds of a few samples cannot be wound back.
+    """
     if not container.streams.audio:
         return None
-    # Pictures were read to the end of the file.
-    container.seek(0)
     stream = container.streams.audio[0]
     as_floats = pyav().AudioResampler(format="fltp")
     parts = [

@@ -166,6 +166,13 @@ def test_sound_without_loss_is_the_same_to_sixteen_bits(folders: Path) -> None:
     assert torch.allclose(loaded["waveform"], sound["waveform"], atol=2**-14)
 
 
+def test_sound_of_a_few_samples_comes_back(folders: Path) -> None:
+    sound = _tone(440.0, 0.02)
+    nodes_audio.SaveAudio.execute(sound, "short")
+    loaded = nodes_audio.LoadAudio.execute("short_00001_.flac [output]")[0]["waveform"]
+    assert loaded.shape == sound["waveform"].shape
+
+
 def test_preview_and_recording(folders: Path) -> None:
     (record,) = nodes_audio.PreviewAudio.execute(_tone(440, 0.5)).ui.as_dict()["audio"]
     assert record["type"] == "temp"
