@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from fractions import Fraction
 from typing import Any
@@ -181,13 +182,18 @@ class LoadVideo(io.ComfyNode):
         return io.NodeOutput(VideoFromFile(path_of(file)))
 
     @classmethod
-    def fingerprint_inputs(cls, file: str) -> tuple[int, int]:
-        """Time and size: a film is too long to be read only to see whether it was replaced."""
+    def fingerprint_inputs(cls, file: str | None) -> tuple[int, int] | float:
+        """Time and size: a film is too long to be read only to see whether it was replaced.
+
+        NaN while another node is to give the name, so that the file is read in any case.
+        """
+        if file is None:
+            return math.nan
         found = os.stat(path_of(file))
         return found.st_mtime_ns, found.st_size
 
     @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
+    def validate_inputs(cls, file: str | None) -> bool | str:
         """Any existing file will do, listed or not."""
         return check_exists(file, "video")
 

@@ -38,8 +38,8 @@ class WebcamCapture(LoadImage):
 
     @classmethod
     def IS_CHANGED(
-        cls, image: str, width: int = 0, height: int = 0, capture_on_queue: bool = True
-    ) -> str:
+        cls, image: str | None, width: int = 0, height: int = 0, capture_on_queue: bool = True
+    ) -> str | float:
         """See `LoadImage`."""
         return super().IS_CHANGED(image)
 

@@ -145,12 +145,12 @@ class LoadImage:
         return torch.stack(pictures), _as_one(masks)
 
     @classmethod
-    def IS_CHANGED(cls, image: str) -> str:
+    def IS_CHANGED(cls, image: str | None) -> str | float:
         """The content's hash: a file that was replaced is read again."""
         return content_hash(image)
 
     @classmethod
-    def VALIDATE_INPUTS(cls, image: str) -> bool | str:
+    def VALIDATE_INPUTS(cls, image: str | None) -> bool | str:
         """Any existing file will do, listed or not."""
         return check_exists(image, "image")
 
@@ -203,12 +203,12 @@ class LoadImageMask:
         return (torch.from_numpy(values / 255.0).unsqueeze(0),)
 
     @classmethod
-    def IS_CHANGED(cls, image: str, channel: str) -> str:
+    def IS_CHANGED(cls, image: str | None, channel: str) -> str | float:
         """The content's hash: a file that was replaced is read again."""
         return content_hash(image)
 
     @classmethod
-    def VALIDATE_INPUTS(cls, image: str) -> bool | str:
+    def VALIDATE_INPUTS(cls, image: str | None) -> bool | str:
         """Any existing file will do, listed or not."""
         return check_exists(image, "image")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from pathlib import Path
 
@@ -50,8 +51,14 @@ def _is_below(path: str, folder: str) -> bool:
         return False
 
 
-def content_hash(name: str) -> str:
-    """The hash of a file's content, by which a file that was replaced is read again."""
+def content_hash(name: str | None) -> str | float:
+    """The hash of a file's content, by which a file that was replaced is read again.
+
+    Args:
+        name: None while another node is to give it: NaN, so that the file is read in any case.
+    """
+    if name is None:
+        return math.nan
     found = hashlib.sha256()
     with Path(path_of(name)).open("rb") as file:
         # Films may be larger than memory.
@@ -60,8 +67,15 @@ def content_hash(name: str) -> str:
     return found.hexdigest()
 
 
-def check_exists(name: str, kind: str) -> bool | str:
-    """True, or what a user is told: that there is no such file of this kind."""
+def check_exists(name: str | None, kind: str) -> bool | str:
+    """True, or what a user is told: that there is no such file of this kind.
+
+    Args:
+        name: None while another node is to give it: nothing can be said yet.
+        kind: Such as "image".
+    """
+    if name is None:
+        return True
     try:
         if os.path.isfile(path_of(name)):
             return True

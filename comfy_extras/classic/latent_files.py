@@ -89,12 +89,12 @@ class LoadLatent:
         return ({"samples": tensors[_SAMPLES].float() * scale},)
 
     @classmethod
-    def IS_CHANGED(cls, latent: str) -> str:
+    def IS_CHANGED(cls, latent: str | None) -> str | float:
         """The content's hash: a file that was replaced is read again."""
         return content_hash(latent)
 
     @classmethod
-    def VALIDATE_INPUTS(cls, latent: str) -> bool | str:
+    def VALIDATE_INPUTS(cls, latent: str | None) -> bool | str:
         """Any existing file will do, listed or not."""
         return check_exists(latent, "latent")
 

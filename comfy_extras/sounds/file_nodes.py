@@ -130,12 +130,12 @@ class LoadAudio(io.ComfyNode):
         return io.NodeOutput(_from_file(audio))
 
     @classmethod
-    def fingerprint_inputs(cls, audio: str) -> str:
+    def fingerprint_inputs(cls, audio: str | None) -> str | float:
         """The content's hash: a file that was replaced is read again."""
         return content_hash(audio)
 
     @classmethod
-    def validate_inputs(cls, audio: str) -> bool | str:
+    def validate_inputs(cls, audio: str | None) -> bool | str:
         """Any existing file will do, listed or not."""
         return check_exists(audio, "audio")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import folder_paths
 import nodes
@@ -25,7 +26,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Graphs:
     }
     for name, kind in {**classes, **BASIC}.items():
         monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, name, kind)
-    for name in ("output", "temp"):
+    for name in ("input", "output", "temp"):
         (tmp_path / name).mkdir()
         monkeypatch.setattr(folder_paths, f"{name}_directory", str(tmp_path / name))
     return Graphs()
@@ -150,3 +151,54 @@ def test_animation_holds_the_graph_it_came_from(graphs: Graphs, tmp_path: Path) 
     _run(graphs, prompt)
     content = (tmp_path / "output" / "x_00001_.png").read_bytes()
     assert b'comfprompt\0{"a": {"class_type": "EmptyImage"' in content
+
+
+def _naming(loader: str, file: str) -> dict[str, Any]:
+    """A loader that gets the name of its file from a node whose output fits everything."""
+    sections = nodes.NODE_CLASS_MAPPINGS[loader].INPUT_TYPES()["required"]
+    inputs = {next(iter(sections)): ["name", 0]}
+    if "channel" in sections:
+        inputs["channel"] = "red"
+    return {"name": node("Keep", value=file), "load": node(loader, **inputs)}
+
+
+@pytest.mark.parametrize(
+    ("loader", "file"),
+    [
+        ("LoadImageMask", "a.png"),
+        ("LoadLatent", "latents/a_00001_.latent [output]"),
+        ("LoadAudio", "audio/a_00001_.flac [output]"),
+        ("LoadVideo", "video/a_00001_.mp4 [output]"),
+    ],
+)
+def test_name_of_a_file_may_come_from_another_node(graphs: Graphs, loader: str, file: str) -> None:
+    pytest.importorskip("av")
+    Image.new("RGB", (4, 4)).save(Path(folder_paths.get_input_directory(), "a.png"))
+    written = {
+        "picture": _image(16, 16, 2),
+        "film": node("CreateVideo", images=["picture", 0], fps=8.0),
+        "sound": node("EmptyAudio", duration=0.1, sample_rate=44100, channels=1),
+        "latent": node("EmptyLatentImage", width=16, height=16, batch_size=1),
+        "1": node(
+            "SaveVideo",
+            video=["film", 0],
+            filename_prefix="video/a",
+            format="auto",
+            codec="auto",
+        ),
+        "2": node("SaveAudio", audio=["sound", 0], filename_prefix="audio/a"),
+        "3": node("SaveLatent", samples=["latent", 0], filename_prefix="latents/a"),
+    }
+    _run(graphs, written)
+    _run(graphs, {**_naming(loader, file), "show": node("Show", value=["load", 0])})
+    assert graphs.shown()[0] is not None
+
+
+def test_file_that_was_replaced_is_read_though_another_node_names_it(graphs: Graphs) -> None:
+    prompt = {**_naming("LoadImage", "a.png"), "show": node("Show", value=["load", 0])}
+    for level in (51, 204):
+        colour = (level,) * 3
+        Image.new("RGB", (4, 4), colour).save(Path(folder_paths.get_input_directory(), "a.png"))
+        _run(graphs, prompt)
+        (image,) = graphs.shown()
+        assert image.mul(255).round().unique().tolist() == [level]
