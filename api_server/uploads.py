@@ -20,9 +20,9 @@ from aiohttp.http_exceptions import BadHttpMessage
 import folder_paths
 import node_helpers
 from api_server.utils.json_text import BadBody
-from api_server.utils.safe_paths import inside
 from app.json_files import mode_for
 from comfy import unfinished
+from utils.safe_paths import inside
 
 _PIECE_BYTES = 1 << 20
 

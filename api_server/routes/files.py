@@ -18,8 +18,8 @@ import folder_paths
 from api_server import uploads
 from api_server.pictures import Rendered, format_with_alpha, rendering, with_alpha_of
 from api_server.utils.json_text import BadBody, answer
-from api_server.utils.safe_paths import inside
 from app.picture_faults import BAD_PICTURE
+from utils.safe_paths import inside
 
 _UNKNOWN = "application/octet-stream"
 # A browser that opens one of these would run what a node, or a stranger's workflow, wrote.

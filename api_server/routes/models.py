@@ -10,8 +10,8 @@ from aiohttp import web
 
 import folder_paths
 from api_server.utils.json_text import answer
-from api_server.utils.safe_paths import below
 from app.model_metadata import read_metadata
+from utils.safe_paths import below
 
 _HEADER_LIMIT_BYTES = 1 << 20
 
