@@ -8,6 +8,7 @@ use of memory: a container that has just read a large file is not full. Swap is 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,12 +71,13 @@ def memory_limits(root: Path = Path("/")) -> tuple[GroupLimit, ...]:
         on systems without control groups. Never raises.
     """
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        # Names of groups are bytes, and may be no text.
+        text = os.fsdecode((root / "proc/self/cgroup").read_bytes())
     except OSError:
         return ()
     mounts = read_mounts(root)
     found: list[GroupLimit] = []
-    for line in lines:
+    for line in filter(None, text.split("\n")):
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         for files, mount in _hierarchies(controllers, mounts):

@@ -45,7 +45,7 @@ def read_mounts(root: Path = Path("/")) -> tuple[Mount, ...]:
         text = os.fsdecode((root / "proc/self/mountinfo").read_bytes())
     except OSError:
         return ()
-    mounts = (_parse(line) for line in text.splitlines())
+    mounts = (_parse(line) for line in text.split("\n"))
     return tuple(mount for mount in mounts if mount is not None)
 
 

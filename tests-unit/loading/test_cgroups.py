@@ -227,6 +227,12 @@ def test_unreadable_groups_are_no_limit(tmp_path: Path, broken: dict[str, str]) 
     assert host_pool(root=write_tree(root, broken)).free == 50 * GIB
 
 
+def test_group_whose_name_is_no_text_limits_all_the_same(tmp_path: Path) -> None:
+    root = v2_tree(tmp_path, "/app", v2_group("/app", 4 * GIB, GIB))
+    (root / "proc/self/cgroup").write_bytes(b"0::/app/gr\xf6\xdfe\n")
+    assert host_pool(root=root).free == 3 * GIB
+
+
 def test_unreadable_statistics_count_as_nothing_reclaimable(tmp_path: Path) -> None:
     root = v2_tree(tmp_path, "/app", v2_group("/app", 4 * GIB, GIB))
     write_tree(root, {"sys/fs/cgroup/app/memory.stat": "inactive_file many\n"})

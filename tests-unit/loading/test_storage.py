@@ -171,6 +171,13 @@ def test_this_machine_has_a_filesystem_below_its_files(tmp_path: Path) -> None:
     assert seen.kind != "unknown"
 
 
+def test_only_line_ends_end_the_lines_of_the_mount_table(root: Path) -> None:
+    # The kernel escapes blanks and line ends, and no other character.
+    mount = "60 27 0:61 / /my\x85models rw - nfs4 nas:/export rw\n"
+    write_tree(root, {"proc/self/mountinfo": MOUNTS.lstrip() + mount})
+    assert look(root, "/my\x85models/model.safetensors").kind == "nfs4"
+
+
 def test_mount_table_is_read_line_by_line(root: Path) -> None:
     mounts = read_mounts(root)
     assert len(mounts) == len(MOUNTS.strip().splitlines())
