@@ -54,6 +54,9 @@ def load_lora(
 
     Returns:
         Patches for `ModelPatcher.add_patches`: target to adapter, or to ("diff" | "set", (tensor,)).
+
+    Raises:
+        ValueError: If an alpha is no number.
     """
     patches: dict[Any, Any] = {}
     used: set[str] = set()
@@ -87,7 +90,7 @@ def _adapter(
     """The adapter of one module, or None; adds its keys to `used`."""
     alpha = lora_sd.get(f"{name}.alpha")
     dora_scale = lora_sd.get(f"{name}.dora_scale")
-    number = None if alpha is None else float(alpha.item())
+    number = None if alpha is None else _number(alpha, f"{name}.alpha")
     for method in weight_adapter.adapters:
         adapter = method.load(name, lora_sd, number, dora_scale, set())
         if adapter is not None:
@@ -95,6 +98,15 @@ def _adapter(
             used.update(key for key in (f"{name}.alpha", f"{name}.dora_scale") if key in lora_sd)
             return adapter
     return None
+
+
+def _number(tensor: torch.Tensor, key: str) -> float:
+    if tensor.numel() != 1:
+        raise ValueError(
+            f"LoRA{weight_patches.file_of([tensor])}: '{key}' has shape {tuple(tensor.shape)} and "
+            "should be one number. The file is damaged: download it again."
+        )
+    return float(tensor.item())
 
 
 def _bias_of(target: Any) -> Any:

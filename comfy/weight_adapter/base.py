@@ -119,7 +119,7 @@ class DenseAdapter(WeightAdapterBase):
         if shape is None:
             tensors = [part for part in self.weights if isinstance(part, torch.Tensor)]
             return "parts of shapes " + ", ".join(str(tuple(part.shape)) for part in tensors)
-        if shape != flat(weight):
+        if shape != flat(weight) or 0 in shape:
             return f"shape {shape}"
         if self.dora_scale is not None and not dora.fits(weight, self.dora_scale):
             return f"magnitudes of shape {tuple(self.dora_scale.shape)}"

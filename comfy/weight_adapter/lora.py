@@ -61,7 +61,7 @@ class LoRAAdapter(DenseAdapter):
             grown = lora.get(f"{x}.reshape_weight")
             if grown is not None:
                 loaded_keys.add(f"{x}.reshape_weight")
-            shape = None if grown is None else [int(size) for size in grown.tolist()]
+            shape = None if grown is None else [int(size) for size in grown.flatten().tolist()]
             parts = (lora[x + up], lora[x + down], alpha, middle, dora_scale, shape)
             return cls(loaded_keys, parts)
         return None
@@ -91,8 +91,9 @@ class LoRAAdapter(DenseAdapter):
         up, down, _, middle, _, _ = self.weights
         low: Matrix | None = flat(down)
         if middle is not None:
-            wide = (middle.shape[1], flat(down)[1] * math.prod(middle.shape[2:]))
-            low = (middle.shape[0], wide[1]) if wide[0] == down.shape[0] else None
+            joins = middle.dim() > 1 and middle.shape[1] == flat(down)[0]
+            columns = flat(down)[1] * math.prod(middle.shape[2:])
+            low = (middle.shape[0], columns) if joins else None
         return product_shape(flat(up), low)
 
     def change(self, weight: torch.Tensor, place: Place) -> torch.Tensor:

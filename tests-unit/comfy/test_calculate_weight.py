@@ -219,3 +219,23 @@ def test_slice_outside_of_the_weight_is_left_out_with_a_warning(
 def test_unknown_kind_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert torch.equal(calculated(patch(("odd", (random(*SHAPE),)))), random(*SHAPE))
     assert "'odd'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("parts", "shape"),
+    [
+        ({"lora_up.weight": (2,), "lora_down.weight": (0, 0)}, (8,)),
+        ({"lora_up.weight": (8, 2), "lora_down.weight": (2, 4), "lora_mid.weight": (1,)}, (8, 4)),
+        ({"lora_up.weight": (8, 2), "lora_down.weight": (), "lora_mid.weight": (2, 2)}, (8, 4)),
+        ({"lokr_w1": (), "lokr_w2": (1, 2, 4, 4)}, (8,)),
+        ({"lokr_w1": (2, 4, 4), "lokr_w2": (2,)}, (8,)),
+    ],
+)
+def test_parts_of_impossible_shapes_are_left_out_with_a_warning(
+    parts: dict[str, tuple[int, ...]], shape: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    file = {f"x.{name}": torch.ones(size) for name, size in parts.items()}
+    (patch,) = comfy.lora.load_lora(file, {"x": KEY}).values()
+    weight = random(*shape)
+    assert torch.equal(calculated((1.0, patch, 1.0, None, None), weight=weight), weight)
+    assert "does not fit" in caplog.text

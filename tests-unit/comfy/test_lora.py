@@ -221,3 +221,9 @@ def test_weight_in_a_file_is_not_written_to(tmp_path: Path) -> None:
     got = comfy.lora.calculate_weight([patch], state_dict[KEY], KEY)
     assert torch.equal(got, random(*SHAPE) + 1)
     assert state_dict[KEY].is_in_file
+
+
+def test_alpha_that_is_no_number_is_told_by_name() -> None:
+    file = {**module("x", lora((8, 4))), "x.alpha": torch.ones(2)}
+    with pytest.raises(ValueError, match=r"'x\.alpha' has shape \(2,\)"):
+        comfy.lora.load_lora(file, {"x": "w.weight"})
