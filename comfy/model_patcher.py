@@ -240,19 +240,23 @@ class ModelPatcher(PatcherLoading, OptionSetters):
         Returns:
             Name to [(weight, function that widens it), patch, ...]; reads nothing.
         """
-        sources = self.residency.sources()
-        found: dict[str, list[Any]] = {}
-        for key, value in self.model.state_dict().items():
-            if filter_prefix is not None and not key.startswith(filter_prefix):
-                continue
-            path = key.rpartition(".")[0]
-            layer = get_attr(self.model, path) if path else self.model
-            widen = getattr(layer, f"convert_{key.rpartition('.')[2]}", None) or as_it_is
+        return {
+            key: [self._unpatched(key, value), *self.patches.get(key, ())]
+            for key, value in self.model.state_dict().items()
+            if filter_prefix is None or key.startswith(filter_prefix)
+        }
+
+    def _unpatched(self, key: str, value: Any) -> tuple[Any, Callable[..., Any]]:
+        """A weight as it is stored, whose `value` in the model may be patched; what widens it."""
+        path, _, name = key.rpartition(".")
+        layer = get_attr(self.model, path) if path else self.model
+        widen = getattr(layer, f"convert_{name}", None) or as_it_is
+        stored = self.residency.source(key)
+        if stored is None:
             # One that was patched by itself, without a load, is in the backup.
             kept = self.backup.get(key)
-            stored = sources.get(key, value if kept is None else kept.weight)
-            found[key] = [(stored, widen), *self.patches.get(key, ())]
-        return found
+            stored = value if kept is None else kept.weight
+        return stored, widen
 
     def model_state_dict(self, filter_prefix: str | None = None) -> dict[str, Any]:
         """The model's state dict, patched where it is loaded patched.
@@ -282,7 +286,10 @@ class ModelPatcher(PatcherLoading, OptionSetters):
         intermediate_dtype: torch.dtype = torch.float32,
     ) -> torch.Tensor:
         """See `comfy.lora.calculate_weight`; kept here because packs replace it."""
-        original = self.get_key_patches(key) if compares_models(patches) else None
+        original = None
+        if compares_models(patches):
+            unpatched = self._unpatched(key, get_attr(self.model, key).detach())
+            original = {key: [unpatched, *self.patches.get(key, ())]}
         result: torch.Tensor = comfy.lora.calculate_weight(
             patches, weight, key, intermediate_dtype=intermediate_dtype, original_weights=original
         )

@@ -91,10 +91,6 @@ class Residency:
         held = {id(held): held for one in weights for held in (one.current, one.source)}
         return sum(tensor.nbytes for tensor in held.values() if is_in_host_memory(tensor))
 
-    def sources(self) -> dict[str, torch.Tensor]:
-        """The unpatched weights of a loaded model by name; reads nothing."""
-        return {key: weight.source for weight in self.weights for key in weight.keys}
-
     def load(
         self,
         model: torch.nn.Module,

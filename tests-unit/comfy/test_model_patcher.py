@@ -114,6 +114,28 @@ def test_a_weight_without_a_file_is_kept_while_it_is_patched(
     assert torch.equal(made, torch.full((WIDTH, WIDTH), 0.5))
 
 
+def test_comparing_with_another_model_does_not_list_all_weights_for_each(
+    simgpu: SimulatedDevice, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patcher = checkpoint.patcher()
+    keys = [f"blocks.{index}.weight" for index in range(BLOCKS)]
+    patcher.add_patches(dict.fromkeys(keys, ("model_as_lora", (checkpoint.values[KEY],))), 0.5)
+    listed: list[None] = []
+    state_dict = patcher.model.state_dict
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        listed.append(None)
+        return state_dict(*args, **kwargs)
+
+    monkeypatch.setattr(patcher.model, "state_dict", counted)
+    patcher.patch_model(DEVICE)
+    assert len(listed) < BLOCKS
+    for key, weight in _weights(patcher).items():
+        own = checkpoint.values[key]
+        wanted = own + 0.5 * (checkpoint.values[KEY] - own) if key in keys else own
+        assert torch.allclose(weight, wanted, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_patches_on_the_fly_give_what_patches_at_loading_give(
     simgpu: SimulatedDevice, tmp_path: Path, dtype: torch.dtype
@@ -272,7 +294,7 @@ def test_a_clone_with_other_patches_reads_only_the_weights_that_differ(
     clone = patcher.clone()
     clone.add_patches({KEY: (_diff(2),), "blocks.3.weight": (_diff(3),)})
     patcher.patch_model(DEVICE)
-    source = source_of(clone.residency.sources()[KEY])
+    source = source_of(clone.residency.source(KEY))
     assert source is not None
     read = source.file.bytes_read
     untouched = patcher.model.embed.weight
