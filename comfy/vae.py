@@ -28,11 +28,11 @@ MemoryUsed = Callable[[Sequence[int], torch.dtype], int]
 
 
 def _to_network(image: torch.Tensor) -> torch.Tensor:
-    return image * 2.0 - 1.0
+    return (image * 2.0).sub_(1.0)
 
 
 def _from_network(image: torch.Tensor) -> torch.Tensor:
-    return ((image + 1.0) / 2.0).clamp_(0.0, 1.0)
+    return (image + 1.0).div_(2.0).clamp_(0.0, 1.0)
 
 
 class VAE:
