@@ -43,6 +43,23 @@ def _bounds() -> list[Any]:
     ]
 
 
+def _above_zero(node: str, **numbers: float) -> None:
+    """Refuse numbers that their inputs take, but for which there are no levels.
+
+    Args:
+        node: For the message.
+        numbers: By the input's name.
+
+    Raises:
+        ValueError: One is 0.
+    """
+    for name, value in numbers.items():
+        if value <= 0:
+            raise ValueError(
+                f"{node} has no noise levels for {name} = {value}: choose more than 0."
+            )
+
+
 def schema(name: str, inputs: list[Any]) -> Any:
     """The schema of a scheduler."""
     return io.Schema(node_id=name, category=CATEGORY, inputs=inputs, outputs=[io.Sigmas.Output()])
@@ -107,6 +124,7 @@ class KarrasScheduler(io.ComfyNode):
     @classmethod
     def execute(cls, steps: int, sigma_max: float, sigma_min: float, rho: float) -> Any:
         """See `comfy.k_diffusion.schedules.get_sigmas_karras`."""
+        _above_zero("KarrasScheduler", rho=rho)
         return io.NodeOutput(schedules.get_sigmas_karras(steps, sigma_min, sigma_max, rho))
 
     get_sigmas = execute
@@ -123,6 +141,7 @@ class ExponentialScheduler(io.ComfyNode):
     @classmethod
     def execute(cls, steps: int, sigma_max: float, sigma_min: float) -> Any:
         """See `comfy.k_diffusion.schedules.get_sigmas_exponential`."""
+        _above_zero("ExponentialScheduler", sigma_max=sigma_max, sigma_min=sigma_min)
         return io.NodeOutput(schedules.get_sigmas_exponential(steps, sigma_min, sigma_max))
 
     get_sigmas = execute
@@ -140,6 +159,7 @@ class PolyexponentialScheduler(io.ComfyNode):
     @classmethod
     def execute(cls, steps: int, sigma_max: float, sigma_min: float, rho: float) -> Any:
         """See `comfy.k_diffusion.schedules.get_sigmas_polyexponential`."""
+        _above_zero("PolyexponentialScheduler", sigma_max=sigma_max, sigma_min=sigma_min)
         return io.NodeOutput(schedules.get_sigmas_polyexponential(steps, sigma_min, sigma_max, rho))
 
     get_sigmas = execute
@@ -160,6 +180,7 @@ class LaplaceScheduler(io.ComfyNode):
     @classmethod
     def execute(cls, steps: int, sigma_max: float, sigma_min: float, mu: float, beta: float) -> Any:
         """See `comfy.k_diffusion.schedules.get_sigmas_laplace`."""
+        _above_zero("LaplaceScheduler", beta=beta)
         return io.NodeOutput(schedules.get_sigmas_laplace(steps, sigma_min, sigma_max, mu, beta))
 
     get_sigmas = execute
@@ -183,8 +204,14 @@ class VPScheduler(io.ComfyNode):
 
     @classmethod
     def execute(cls, steps: int, beta_d: float, beta_min: float, eps_s: float) -> Any:
-        """See `comfy.k_diffusion.schedules.get_sigmas_vp`."""
-        return io.NodeOutput(schedules.get_sigmas_vp(steps, beta_d, beta_min, eps_s))
+        """See `comfy.k_diffusion.schedules.get_sigmas_vp`; ValueError if a level is infinite."""
+        sigmas = schedules.get_sigmas_vp(steps, beta_d, beta_min, eps_s)
+        if not sigmas.isfinite().all():
+            raise ValueError(
+                f"VPScheduler begins at an infinite noise level for beta_d = {beta_d} and "
+                f"beta_min = {beta_min}: choose less."
+            )
+        return io.NodeOutput(sigmas)
 
     get_sigmas = execute
 
@@ -202,6 +229,7 @@ class BetaSamplingScheduler(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, steps: int, alpha: float, beta: float) -> Any:
         """See `comfy.schedulers.beta_scheduler`."""
+        _above_zero("BetaSamplingScheduler", alpha=alpha, beta=beta)
         sampling = model.get_model_object("model_sampling")
         return io.NodeOutput(comfy.samplers.beta_scheduler(sampling, steps, alpha, beta))
 

@@ -91,6 +91,24 @@ def test_beta_levels_are_at_quantiles_of_a_beta_distribution() -> None:
 
 
 @pytest.mark.parametrize(
+    ("node", "arguments", "told"),
+    [
+        (custom.KarrasScheduler, (5, HIGH, LOW, 0.0), "rho = 0.0"),
+        (custom.ExponentialScheduler, (5, HIGH, 0.0), "sigma_min = 0.0"),
+        (custom.PolyexponentialScheduler, (5, 0.0, LOW, 1.0), "sigma_max = 0.0"),
+        (custom.LaplaceScheduler, (5, HIGH, LOW, 0.5, 0.0), "beta = 0.0"),
+        (custom.BetaSamplingScheduler, (Patcher(), 5, 0.0, 0.5), "alpha = 0.0"),
+        (custom.VPScheduler, (5, 5000.0, 0.1, 0.001), "infinite noise level for beta_d = 5000.0"),
+    ],
+)
+def test_numbers_without_noise_levels_are_refused_by_name(
+    node: Any, arguments: tuple[Any, ...], told: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"{node.__name__} .*{told}"):
+        node.execute(*arguments)
+
+
+@pytest.mark.parametrize(
     ("steps", "denoise", "times"),
     [(1, 1.0, [999]), (4, 1.0, [999, 899, 799, 699]), (2, 0.5, [499, 399]), (10, 0.2, [199, 99])],
 )
