@@ -80,7 +80,8 @@ TYPED_LOAD = """\
     ) -> None:
         \"\"\"Bring it there.\"\"\""""
 PLACE = "onecopy_models.place(self.model, {}, device_to, self.patches)"
-HOME = "onecopy_models.return_home({}, device_to)"
+ALL_HOME = "onecopy_models.return_home(self.model, device_to, self.backup)"
+PART_HOME = "onecopy_models.return_home({}, device_to)"
 
 VARIATIONS = {
     "a parser before the parser": _Variation(
@@ -124,12 +125,17 @@ VARIATIONS = {
     "moves that name their parameter": _Variation(
         MODEL_PATCHER,
         {".to(device_to)": ".to(device=device_to)"},
-        (f"            {HOME.format('self.model')}", f"            {HOME.format('m')}"),
+        (f"            {ALL_HOME}", f"            {PART_HOME.format('m')}"),
     ),
     "a module of another name": _Variation(
         MODEL_PATCHER,
         {"            m.to(device_to)\n": "            part = m\n            part.to(device_to)\n"},
-        (f"            {HOME.format('part')}",),
+        (f"            {PART_HOME.format('part')}",),
+    ),
+    "a patcher without that backup": _Variation(
+        MODEL_PATCHER,
+        {"self.backup": "self.originals"},
+        (f"            {PART_HOME.format('self.model')}", f"            {PART_HOME.format('m')}"),
     ),
     "two ways away from the device": _Variation(
         MODEL_PATCHER,
@@ -138,7 +144,7 @@ VARIATIONS = {
             "                self.model.to(device_to)\n            else:\n"
             "                self.model.to(device_to)\n"
         },
-        (f"                {HOME.format('self.model')}",) * 2,
+        (f"                {ALL_HOME}",) * 2,
     ),
     "free memory with parameters given by name only": _Variation(
         MODEL_MANAGEMENT,

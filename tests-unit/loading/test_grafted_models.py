@@ -187,6 +187,16 @@ def test_weights_go_home_only_on_their_way_to_the_host(
     assert {one.device for one in net.parameters()} == {simgpu.device}
 
 
+def test_what_is_still_patched_is_carried(state: dict[str, Any], simgpu: SimulatedDevice) -> None:
+    net = _filled(state, Net())
+    _loaded(net, simgpu, ("one.weight",))
+    net.one.weight = torch.nn.Parameter(torch.full((WIDTH, WIDTH), 7.0).to(simgpu.device))
+    models.return_home(net, "cpu", {"one.weight": "what was there before"})
+    net.to("cpu")
+    assert isinstance(net.two.weight, FileTensor)
+    assert net.one.weight.eq(7).all()
+
+
 def test_without_a_device_nothing_is_moved(state: dict[str, Any]) -> None:
     net = _filled(state, Net())
     models.place(net, [(1, net.one)], None, ())

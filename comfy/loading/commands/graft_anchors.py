@@ -145,6 +145,10 @@ class Source:
             raise self.missing(f"a call of {name}()", f"{function}()")
         return found
 
+    def mentions(self, function: str, name: str) -> bool:
+        """Whether a function uses a variable or an attribute of that dotted name."""
+        return any(dotted(node) == name for node in ast.walk(self.function(function)))
+
     def loops(self, inside: ast.AST, name: str) -> list[ast.For]:
         """``for`` loops over a variable, or over what is made of it, in the order of the text."""
         found = [node for node in _own_nodes(inside) if isinstance(node, ast.For)]

@@ -236,7 +236,11 @@ def _going_home(hooks: _Hooks, name: str, receiver: str) -> None:
     for call in moves:
         given = _argument(call, "device")
         assert given is not None  # else it is no move
-        going = f"onecopy_models.return_home({_receiver(call)}, {ast.unparse(given)})"
+        moved = [_receiver(call), ast.unparse(given)]
+        if moved[0] == "self.model" and source.mentions(name, "self.backup"):
+            # What is still patched then; of a part the program takes the patches back first.
+            moved.append("self.backup")
+        going = f"onecopy_models.return_home({', '.join(moved)})"
         what = f"{name}(), {_receiver(call)}.to()"
         hooks.add(what, source.before(call, [going], name))
 

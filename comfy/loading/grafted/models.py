@@ -115,24 +115,29 @@ def place(
     _bring(wants, target, lambda key: places[int(key)])
 
 
-def return_home(module: object, device: torch.device | str | None) -> None:
+def return_home(
+    module: object, device: torch.device | str | None, patched: Collection[str] = ()
+) -> None:
     """Let weights return to their files instead of being copied to the host.
 
-    To be called before the program moves a module away from the device, and after it has taken
-    its patches back.
+    To be called before the program moves a module away from the device.
 
     Args:
         module: And everything inside it; what is no module is left alone.
         device: Where the program moves it; nothing is done unless that is the CPU.
+        patched: Names of weights in it whose patches the program has not taken back; these it
+            carries.
     """
     if device is None or torch.device(device).type != "cpu":
         return
     if not isinstance(module, torch.nn.Module):
         return
     shared: dict[int, torch.nn.Parameter] = {}
-    for one in module.modules():
+    for prefix, one in module.named_modules():
         for name, source in vars(one).get(_SOURCES, {}).items():
             parameter = one._parameters.get(name)
+            if f"{prefix}.{name}".lstrip(".") in patched:
+                continue
             if type(parameter) is not torch.nn.Parameter or not _is_a_copy(parameter, source):
                 continue
             if _was_written((one, name), parameter):

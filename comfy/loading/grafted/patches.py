@@ -10,7 +10,7 @@ import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -88,16 +88,17 @@ def _away(original: Function) -> Function:
     def moved_away(self: Any, *args: Any, **kwargs: Any) -> Any:
         with contextlib.ExitStack() as stack:
             for module in self.model.modules():
-                stack.enter_context(_own(module, "to", functools.partial(_to, module)))
+                patched = self.backup if module is self.model else ()
+                stack.enter_context(_own(module, "to", functools.partial(_to, module, patched)))
             return original(self, *args, **kwargs)
 
     return moved_away
 
 
-def _to(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _to(module: torch.nn.Module, patched: Collection[str], *args: Any, **kwargs: Any) -> Any:
     # torch's own reading of what `to` takes; it raises for what is no device and no dtype.
     device = torch._C._nn._parse_to(*args, **kwargs)[0]
-    models.return_home(module, device)
+    models.return_home(module, device, patched)
     return type(module).to(module, *args, **kwargs)
 
 
