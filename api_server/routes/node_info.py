@@ -78,20 +78,25 @@ def node_info(name: str) -> dict[str, Any]:
         return told
     inputs = kind.INPUT_TYPES()
     outputs = list(kind.RETURN_TYPES)
+
+    def said(attribute: str, default: Any) -> Any:
+        # None is what classes of packs have from a base that leaves it open; pages want a value.
+        return getattr(kind, attribute, None) or default
+
     info = {
         "input": inputs,
         "input_order": {section: list(entries) for section, entries in inputs.items()},
         "output": outputs,
-        "output_is_list": list(getattr(kind, "OUTPUT_IS_LIST", [False] * len(outputs))),
-        "output_name": list(getattr(kind, "RETURN_NAMES", outputs)),
+        "output_is_list": list(said("OUTPUT_IS_LIST", [False] * len(outputs))),
+        "output_name": list(said("RETURN_NAMES", outputs)),
         "name": name,
         "display_name": nodes.NODE_DISPLAY_NAME_MAPPINGS.get(name, name),
-        "description": getattr(kind, "DESCRIPTION", ""),
-        "python_module": getattr(kind, "RELATIVE_PYTHON_MODULE", "nodes"),
-        "category": getattr(kind, "CATEGORY", "sd"),
+        "description": said("DESCRIPTION", ""),
+        "python_module": said("RELATIVE_PYTHON_MODULE", "nodes"),
+        "category": said("CATEGORY", "sd"),
         "output_node": bool(getattr(kind, "OUTPUT_NODE", False)),
     }
-    if hasattr(kind, "OUTPUT_TOOLTIPS"):
+    if getattr(kind, "OUTPUT_TOOLTIPS", None) is not None:
         info["output_tooltips"] = list(kind.OUTPUT_TOOLTIPS)
     for key, attribute in _ONLY_IF_TRUE.items():
         if getattr(kind, attribute, False):

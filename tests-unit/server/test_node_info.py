@@ -104,6 +104,15 @@ def test_what_a_class_does_not_say_has_a_default(idle: Served, add: Any) -> None
     assert list(info) == KEYS
 
 
+def test_what_a_class_leaves_open_has_a_default_too(idle: Served, add: Any) -> None:
+    names = ("RETURN_NAMES", "OUTPUT_IS_LIST", "OUTPUT_TOOLTIPS", "DESCRIPTION", "CATEGORY")
+    add("Open", node_class(lambda: None, returns=("INT",), **dict.fromkeys(names)))
+    info = idle.get("/object_info/Open").json()["Open"]
+    assert (info["output_name"], info["output_is_list"]) == (["INT"], [False])
+    assert (info["description"], info["category"]) == ("", "sd")
+    assert list(info) == KEYS
+
+
 def test_a_class_that_is_not_there_is_an_empty_object(idle: Served) -> None:
     answer = idle.get("/object_info/Gone")
     assert (answer.status, answer.json()) == (200, {})
