@@ -10,6 +10,7 @@ import comfy.latent_formats
 import comfy.model_sampling
 import node_helpers
 from comfy.model_sampling import rescale_zero_terminal_snr_sigmas, reshape_sigma
+from comfy_extras.sampling.schedule_nodes import above_zero
 from node_helpers import MAX_RESOLUTION
 
 __all__ = ["LCM", "ModelSamplingDiscreteDistilled", "rescale_zero_terminal_snr_sigmas"]
@@ -163,6 +164,7 @@ class ModelSamplingContinuousEDM(_Patching):
 
     def patch(self, model: Any, sampling: str, sigma_max: float, sigma_min: float) -> tuple[Any]:
         """Set levels and prediction on a clone; "edm_playground_v2.5" sets the latents', too."""
+        above_zero("ModelSamplingContinuousEDM", sigma_max=sigma_max, sigma_min=sigma_min)
         levels: type = comfy.model_sampling.ModelSamplingContinuousEDM
         is_edm = sampling.startswith("edm")
         if is_edm:
@@ -203,6 +205,7 @@ class ModelSamplingContinuousV(_Patching):
 
     def patch(self, model: Any, sampling: str, sigma_max: float, sigma_min: float) -> tuple[Any]:
         """Set them on a clone."""
+        above_zero("ModelSamplingContinuousV", sigma_max=sigma_max, sigma_min=sigma_min)
         levels = comfy.model_sampling.ModelSamplingContinuousV
         prediction = comfy.model_sampling.V_PREDICTION
         bounds = {"sigma_min": sigma_min, "sigma_max": sigma_max, "sigma_data": 1.0}
@@ -219,6 +222,7 @@ class ModelSamplingStableCascade(_Patching):
 
     def patch(self, model: Any, shift: float) -> tuple[Any]:
         """Set the shift on a clone."""
+        above_zero("ModelSamplingStableCascade", shift=shift)
         levels = comfy.model_sampling.StableCascadeSampling
         return (_with_sampling(model, levels, comfy.model_sampling.EPS, shift=shift),)
 
@@ -233,6 +237,7 @@ class ModelSamplingSD3(_Patching):
 
     def patch(self, model: Any, shift: float, multiplier: float = 1000) -> tuple[Any]:
         """Set the shift on a clone; `multiplier` is the network's time at pure noise."""
+        above_zero(type(self).__name__, shift=shift)
         levels = comfy.model_sampling.ModelSamplingDiscreteFlow
         settings = {"shift": shift, "multiplier": multiplier}
         return (_with_sampling(model, levels, comfy.model_sampling.CONST, **settings),)

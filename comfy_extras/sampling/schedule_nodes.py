@@ -43,7 +43,7 @@ def _bounds() -> list[Any]:
     ]
 
 
-def _above_zero(node: str, **numbers: float) -> None:
+def above_zero(node: str, **numbers: float) -> None:
     """Refuse numbers that their inputs take, but for which there are no levels.
 
     Args:
@@ -124,7 +124,7 @@ class KarrasScheduler(io.ComfyNode):
     @classmethod
     def execute(cls, steps: int, sigma_max: float, sigma_min: float, rho: float) -> Any:
         """See `comfy.k_diffusion.schedules.get_sigmas_karras`."""
-        _above_zero("KarrasScheduler", rho=rho)
+        above_zero("KarrasScheduler", rho=rho)
         return io.NodeOutput(schedules.get_sigmas_karras(steps, sigma_min, sigma_max, rho))
 
     get_sigmas = execute
@@ -141,7 +141,7 @@ class ExponentialScheduler(io.ComfyNode):
     @classmethod
     def execute(cls, steps: int, sigma_max: float, sigma_min: float) -> Any:
         """See `comfy.k_diffusion.schedules.get_sigmas_exponential`."""
-        _above_zero("ExponentialScheduler", sigma_max=sigma_max, sigma_min=sigma_min)
+        above_zero("ExponentialScheduler", sigma_max=sigma_max, sigma_min=sigma_min)
         return io.NodeOutput(schedules.get_sigmas_exponential(steps, sigma_min, sigma_max))
 
     get_sigmas = execute
@@ -159,7 +159,7 @@ class PolyexponentialScheduler(io.ComfyNode):
     @classmethod
     def execute(cls, steps: int, sigma_max: float, sigma_min: float, rho: float) -> Any:
         """See `comfy.k_diffusion.schedules.get_sigmas_polyexponential`."""
-        _above_zero("PolyexponentialScheduler", sigma_max=sigma_max, sigma_min=sigma_min)
+        above_zero("PolyexponentialScheduler", sigma_max=sigma_max, sigma_min=sigma_min)
         return io.NodeOutput(schedules.get_sigmas_polyexponential(steps, sigma_min, sigma_max, rho))
 
     get_sigmas = execute
@@ -180,7 +180,7 @@ class LaplaceScheduler(io.ComfyNode):
     @classmethod
     def execute(cls, steps: int, sigma_max: float, sigma_min: float, mu: float, beta: float) -> Any:
         """See `comfy.k_diffusion.schedules.get_sigmas_laplace`."""
-        _above_zero("LaplaceScheduler", beta=beta)
+        above_zero("LaplaceScheduler", beta=beta)
         return io.NodeOutput(schedules.get_sigmas_laplace(steps, sigma_min, sigma_max, mu, beta))
 
     get_sigmas = execute
@@ -229,7 +229,7 @@ class BetaSamplingScheduler(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, steps: int, alpha: float, beta: float) -> Any:
         """See `comfy.schedulers.beta_scheduler`."""
-        _above_zero("BetaSamplingScheduler", alpha=alpha, beta=beta)
+        above_zero("BetaSamplingScheduler", alpha=alpha, beta=beta)
         sampling = model.get_model_object("model_sampling")
         return io.NodeOutput(comfy.samplers.beta_scheduler(sampling, steps, alpha, beta))
 

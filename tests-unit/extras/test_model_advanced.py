@@ -50,6 +50,23 @@ def test_prediction_is_turned_into_the_clean_latent(
     assert _sampling(sd15.model) is not sampling
 
 
+@pytest.mark.parametrize(
+    ("node", "arguments", "told"),
+    [
+        (room.ModelSamplingSD3, (0.0,), "ModelSamplingSD3 .* shift"),
+        (room.ModelSamplingAuraFlow, (0.0,), "ModelSamplingAuraFlow .* shift"),
+        (room.ModelSamplingStableCascade, (0.0,), "ModelSamplingStableCascade .* shift"),
+        (room.ModelSamplingContinuousEDM, ("edm", 9.0, 0.0), "ContinuousEDM .* sigma_min"),
+        (room.ModelSamplingContinuousV, ("v_prediction", 0.0, 1.0), "ContinuousV .* sigma_max"),
+    ],
+)
+def test_numbers_without_noise_levels_are_refused_by_name(
+    sd15: Any, node: Any, arguments: tuple[Any, ...], told: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"{told} = 0\.0: choose more than 0"):
+        getattr(node(), node.FUNCTION)(sd15.model, *arguments)
+
+
 def test_zero_snr_stretches_the_chain(sd15: Any) -> None:
     (patched,) = room.ModelSamplingDiscrete().patch(sd15.model, "v_prediction", True)
     assert float(_sampling(patched).sigma_max) > 4000
