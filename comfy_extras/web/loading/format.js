@@ -46,6 +46,16 @@ export function title(file) {
   return file.folder ? `${file.folder}/${file.name}` : file.name;
 }
 
+/** A key for each file: folders of one kind may hold files of one name. */
+export function fileKeys(files) {
+  const counts = new Map();
+  return files.map((file) => {
+    const before = counts.get(title(file)) ?? 0;
+    counts.set(title(file), before + 1);
+    return `${title(file)}#${before}`;
+  });
+}
+
 /** Percentages of the homes of a file, which add up to 100; none if it has no bytes. */
 export function homeShares(homes) {
   if (!homes) return [];

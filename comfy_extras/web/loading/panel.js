@@ -3,7 +3,7 @@
 import { Chart } from "./chart.js";
 import { element, setText } from "./elements.js";
 import { FileCard } from "./file_card.js";
-import { mergeSamples, pollDelay, poolText, title } from "./format.js";
+import { fileKeys, mergeSamples, pollDelay, poolText } from "./format.js";
 import { Poller } from "./poller.js";
 
 export class LoadingPanel {
@@ -107,12 +107,12 @@ export class LoadingPanel {
   #showFiles(files) {
     this.empty.hidden = files.length > 0;
     const seen = new Map();
+    const keys = fileKeys(files);
     // The one that was loaded last comes first.
-    for (const file of [...files].reverse()) {
-      const key = title(file);
-      const card = this.cards.get(key) ?? new FileCard();
-      card.show(file);
-      seen.set(key, card);
+    for (let index = files.length - 1; index >= 0; index -= 1) {
+      const card = this.cards.get(keys[index]) ?? new FileCard();
+      card.show(files[index]);
+      seen.set(keys[index], card);
     }
     this.cards = seen;
     const wanted = [...seen.values()].map((card) => card.root);

@@ -25,6 +25,14 @@ test("spans of time are told in seconds or minutes", () => {
   assert.deepEqual([59.97, 119.7].map(format.duration), ["1 min 0 s", "2 min 0 s"]);
 });
 
+test("files of one name have keys of their own, which stay when others come", () => {
+  const one = { folder: "checkpoints", name: "a.safetensors" };
+  const other = { folder: "", name: "a.safetensors" };
+  const keys = format.fileKeys([one, other, one]);
+  assert.equal(new Set(keys).size, 3);
+  assert.deepEqual(format.fileKeys([one, other, one, other]).slice(0, 3), keys);
+});
+
 test("homes are shares of one bar", () => {
   const shares = format.homeShares({ file: 50, host: 25, device: 25 });
   assert.deepEqual(shares.map((one) => one.percent), [50, 25, 25]);
