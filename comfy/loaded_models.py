@@ -121,6 +121,12 @@ class LoadedModel:
             )
         )
 
+    def drop_ahead(self) -> None:
+        """Free weights that were read ahead of a forward pass which is not what comes next."""
+        residency = getattr(self.model, "residency", None)
+        if residency is not None:
+            residency.drop_ahead()
+
     def is_dead(self) -> bool:
         """Whether the module lives on though nobody is left who could unload it."""
         return self.real_model is not None and self.model is None and self.real_model() is not None

@@ -56,6 +56,9 @@ class ModelLoading:
         """Load patchers; see `comfy.model_management.load_models_gpu`."""
         self._face.cleanup_models_gc()
         entries = [self._entry_of(patcher) for patcher in with_attached(models)]
+        for other in self._known:
+            if not any(other is entry for entry in entries):
+                other.drop_ahead()
         rooms = {}
         for device in dict.fromkeys(entry.device for entry in entries):
             there = [entry for entry in entries if entry.device == device]

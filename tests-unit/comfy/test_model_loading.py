@@ -102,6 +102,24 @@ def test_a_model_larger_than_the_device_is_loaded_in_part(
     assert simgpu.peak_bytes <= simgpu.capacity_bytes
 
 
+def test_what_one_model_read_ahead_goes_when_another_is_loaded(
+    checkpoint: Checkpoint, simgpu: SimulatedDevice
+) -> None:
+    first, second = checkpoint.patcher(), checkpoint.patcher()
+    gc.collect()
+    management.get_total_memory(DEVICE)  # is asked once, and shall be more than for `first`
+    before = simgpu.allocated_bytes
+    simgpu.capacity_bytes = before + int(0.9 * checkpoint.nbytes)
+    management.load_model_gpu(first)
+    # The second pass knows that after the last layer the first one may come again.
+    run(first.model)
+    run(first.model)
+    simgpu.capacity_bytes = None
+    management.load_model_gpu(second)
+    assert on_device(second) == checkpoint.nbytes
+    assert simgpu.allocated_bytes - before == on_device(first) + on_device(second)
+
+
 def test_what_cannot_run_is_refused_before_a_byte_is_read(
     checkpoint: Checkpoint, simgpu: SimulatedDevice
 ) -> None:
