@@ -77,8 +77,9 @@ class LatentUpscaleBy:
     def upscale(self, samples: Latent, upscale_method: str, scale_by: float) -> tuple[Latent]:
         """Resize both sides; one position is left at least."""
         rows, columns = samples["samples"].shape[-2:]
-        sides = (max(1, round(side * scale_by)) for side in (columns, rows))
-        resized = comfy.utils.common_upscale(samples["samples"], *sides, upscale_method, "disabled")
+        width, height = (max(1, round(side * scale_by)) for side in (columns, rows))
+        how = (width, height, upscale_method, "disabled")
+        resized = comfy.utils.common_upscale(samples["samples"], *how)
         return ({**samples, "samples": resized},)
 
 
