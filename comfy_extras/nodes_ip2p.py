@@ -9,14 +9,9 @@ import torch
 import node_helpers
 from comfy_api.latest import io
 from comfy_extras.extension import Extension
+from comfy_extras.pictures.geometry import middle
 
 _LATENT_PIXELS = 8
-
-
-def _whole(length: int) -> slice:
-    """The middle of a side, as long as whole positions of the latent allow."""
-    left = length % _LATENT_PIXELS
-    return slice(left // 2, left // 2 + length - left)
 
 
 class InstructPixToPixConditioning(io.ComfyNode):
@@ -44,8 +39,8 @@ class InstructPixToPixConditioning(io.ComfyNode):
     @classmethod
     def execute(cls, positive: Any, negative: Any, pixels: torch.Tensor, vae: Any) -> Any:
         """Encode [B, H, W, C], cut to multiples of 8, for both prompts; the latent is empty."""
-        rows, columns = pixels.shape[1:3]
-        encoded = vae.encode(pixels[:, _whole(rows), _whole(columns), :3])
+        rows, columns = (middle(side, _LATENT_PIXELS) for side in pixels.shape[1:3])
+        encoded = vae.encode(pixels[:, rows, columns, :3])
         told = {"concat_latent_image": encoded}
         both = [node_helpers.conditioning_set_values(one, told) for one in (positive, negative)]
         return io.NodeOutput(*both, {"samples": torch.zeros_like(encoded)})

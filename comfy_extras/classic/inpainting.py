@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 import comfy.utils
+from comfy_extras.pictures.geometry import middle
 from node_helpers import conditioning_set_values
 
 Latent = dict[str, Any]
@@ -33,13 +34,8 @@ def _fit(pixels: torch.Tensor, mask: torch.Tensor, unit: int) -> tuple[torch.Ten
     mask = torch.nn.functional.interpolate(mask, size=(height, width), mode="bilinear")
     if 1 not in (pixels.shape[0], mask.shape[0]):
         mask = comfy.utils.repeat_to_batch_size(mask, pixels.shape[0])
-    rows, columns = (_middle(side, unit) for side in (height, width))
+    rows, columns = (middle(side, unit) for side in (height, width))
     return pixels[:, rows, columns], mask[:, :, rows, columns]
-
-
-def _middle(side: int, unit: int) -> slice:
-    start = side % unit // 2
-    return slice(start, start + side // unit * unit)
 
 
 def _greyed(pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

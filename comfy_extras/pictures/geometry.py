@@ -29,6 +29,17 @@ def cut(image: torch.Tensor, x: int, y: int, width: int, height: int) -> torch.T
     return image[:, top : top + height, left : left + width]
 
 
+def middle(side: int, unit: int) -> slice:
+    """The middle of a side, as long as whole units allow.
+
+    Args:
+        side: Pixels.
+        unit: Pixels per position of a latent.
+    """
+    start = side % unit // 2
+    return slice(start, start + side // unit * unit)
+
+
 def padded_to(
     image: torch.Tensor, width: int, height: int, value: float, method: str
 ) -> torch.Tensor:
