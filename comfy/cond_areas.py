@@ -96,8 +96,10 @@ def _area_from_fractions(fractions: Sequence[float], dims: Sequence[int]) -> tup
 
 
 def _mask_of_size(mask: torch.Tensor, dims: Sequence[int], device: Any) -> torch.Tensor:
-    """A mask as [batch, *dims]."""
+    """A mask as [batch, *dims], floats."""
     mask = mask.to(device)
+    if not mask.is_floating_point():
+        mask = mask.float()
     if mask.ndim == len(dims):
         mask = mask.unsqueeze(0)
     if tuple(mask.shape[1:]) == tuple(dims):

@@ -184,9 +184,12 @@ def reshape_mask(input_mask: torch.Tensor, output_shape: Sequence[int]) -> torch
         input_mask: For three axes or four in `output_shape` anything whose last one or two axes
             are spatial; for five, also T, H, W.
         output_shape: B, C and one to three sizes.
+
+    Returns:
+        Floats; what was given in booleans or whole numbers becomes float32.
     """
     sizes = tuple(output_shape[2:])
-    mask = input_mask
+    mask = input_mask if input_mask.is_floating_point() else input_mask.float()
     if len(sizes) == 2:
         mask = mask.reshape(-1, 1, *mask.shape[-2:])
     elif len(sizes) == 3 and mask.ndim < 5:

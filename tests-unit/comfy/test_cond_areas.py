@@ -225,3 +225,10 @@ def test_nothing_is_added_where_nothing_fits_or_is_needed(
 
 def test_infinite_lengths_stand_for_all_of_an_axis() -> None:
     assert clamp_area((math.inf, 3, 0, 1), (9, 9)) == (9, 3, 0, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8])
+def test_mask_of_whole_numbers_is_resized_as_its_floats_are(dtype: torch.dtype) -> None:
+    mask = (torch.arange(64).reshape(1, 8, 8) % 3 == 0).to(dtype)
+    found, wanted = (resolve(5, 6, mask=one)[0]["mask"] for one in (mask, mask.float()))
+    assert torch.equal(found, wanted)

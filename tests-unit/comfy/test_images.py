@@ -266,3 +266,10 @@ def test_unpacking_follows_the_batch_size_of_what_is_unpacked() -> None:
     packed, told = images.pack_latents([torch.randn(1, 4, 3), torch.randn(1, 2)])
     unpacked = images.unpack_latents(packed.repeat(3, 1, 1), told)
     assert [tuple(one.shape) for one in unpacked] == [(3, 4, 3), (3, 2)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8])
+def test_mask_of_whole_numbers_is_resized_as_its_floats_are(dtype: torch.dtype) -> None:
+    mask = (torch.arange(64).reshape(1, 8, 8) % 3 == 0).to(dtype)
+    found = images.reshape_mask(mask, (2, 4, 5, 6))
+    assert torch.equal(found, images.reshape_mask(mask.float(), (2, 4, 5, 6)))
