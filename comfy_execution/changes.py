@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from comfy.interrupts import InterruptProcessingException
 from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.inputs import is_schema_class
 from comfy_execution.node_call import call_over_lists, get_input_data, wait_for_results
@@ -36,6 +37,9 @@ class IsChanged:
             False if its class has no such function; what the prompt gives as "is_changed"; else
             the list of what the calls returned, which is written to the prompt if JSON can hold
             it. A function that raises is logged and counts as NaN: the node runs always.
+
+        Raises:
+            InterruptProcessingException: The user wants to stop.
         """
         if node_id not in self._answers:
             self._answers[node_id] = await self._ask(node_id)
@@ -51,6 +55,8 @@ class IsChanged:
             return node[_KEY]
         try:
             answer = await self._call(node_id, node, node_class, name)
+        except InterruptProcessingException:
+            raise
         except Exception as err:  # noqa: BLE001 - a pack's function; the node just runs again
             logger.warning("%s of node %s failed, so it runs again: %s", name, node_id, err)
             return math.nan
@@ -65,7 +71,8 @@ class IsChanged:
         results = await wait_for_results(
             await call_over_lists(
                 self.prompt_id, node_id, node_class, arguments, name, v3_data=v3_data
-            )
+            ),
+            allow_interrupt=True,
         )
         return [None if isinstance(one, ExecutionBlocker) else one for one in results]
 

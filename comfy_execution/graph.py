@@ -14,8 +14,7 @@ from comfy_execution.inputs import get_input_info as get_input_info
 from comfy_execution.inputs import is_async_node
 from comfy_execution.prompts import DynamicPrompt as DynamicPrompt
 from comfy_execution.prompts import NodeNotFoundError as NodeNotFoundError
-
-_INTERRUPT_INTERVAL_S = 0.1
+from comfy_execution.utils import INTERRUPT_INTERVAL_S
 
 
 class DependencyCycleError(Exception):
@@ -282,7 +281,7 @@ class ExecutionList(TopologicalSort):
         while not self._woken.is_set():
             comfy.model_management.throw_exception_if_processing_interrupted()
             try:
-                await asyncio.wait_for(self._woken.wait(), _INTERRUPT_INTERVAL_S)
+                await asyncio.wait_for(self._woken.wait(), INTERRUPT_INTERVAL_S)
             except asyncio.TimeoutError:
                 continue
 

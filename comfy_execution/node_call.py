@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 import comfy.model_management
 from comfy_execution.graph_utils import ExecutionBlocker, is_link
 from comfy_execution.inputs import get_input_info, input_types_of, is_schema_class
-from comfy_execution.utils import CurrentNodeContext
+from comfy_execution.utils import INTERRUPT_INTERVAL_S, CurrentNodeContext
 
 ABSENT = (None,)
 """The argument list of an input whose value is not there (yet)."""
@@ -225,18 +225,38 @@ def cancel_tasks(results: list[Any]) -> None:
         result.cancel()
 
 
-async def wait_for_results(results: list[Any]) -> list[Any]:
+async def wait_for_results(results: list[Any], allow_interrupt: bool = False) -> list[Any]:
     """Wait for calls that have not ended; if one fails the others are cancelled.
 
+    Args:
+        results: See `call_over_lists`.
+        allow_interrupt: Ask meanwhile whether the user wants to stop.
+
     Raises:
+        InterruptProcessingException: The user wants to stop.
         Exception: What the first call that failed raised.
         CancelledError: A call cancelled itself.
     """
     tasks = [result for result in results if is_pending(result)]
     try:
-        await asyncio.gather(*tasks)
+        await _until_done(tasks, allow_interrupt)
     except BaseException:
         cancel_tasks(tasks)
-        await asyncio.wait(tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)
         raise
     return [result.result() if is_pending(result) else result for result in results]
+
+
+async def _until_done(tasks: list[asyncio.Future[Any]], allow_interrupt: bool) -> None:
+    """Wait for tasks; what the first of them that fails raises is raised at once."""
+    waiting = set(tasks)
+    while waiting:
+        if allow_interrupt:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+        # A task that cancels itself is no exception to it, so that it must not wait for ever.
+        done, waiting = await asyncio.wait(
+            waiting, timeout=INTERRUPT_INTERVAL_S, return_when=asyncio.FIRST_EXCEPTION
+        )
+        for task in tasks:
+            if task in done:
+                task.result()

@@ -235,7 +235,8 @@ class _Step:
                 "check_lazy_status",
                 allow_interrupt=True,
                 v3_data=v3_data,
-            )
+            ),
+            allow_interrupt=True,
         )
         lists = (one for one in answers if isinstance(one, (list, tuple, set)))
         for name in dict.fromkeys(name for names in lists for name in names):

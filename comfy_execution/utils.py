@@ -5,6 +5,9 @@ from __future__ import annotations
 from contextvars import ContextVar, Token
 from typing import NamedTuple
 
+INTERRUPT_INTERVAL_S = 0.1
+"""How often whoever waits for nodes looks whether the user wants to stop."""
+
 
 class ExecutionContext(NamedTuple):
     """Where a call belongs.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import weakref
 from typing import Any
 
 import pytest
 
+import comfy.model_management
 from execution import CacheType
 from support.graph_nodes import BASIC, Graphs, node, node_class
 
@@ -231,6 +233,28 @@ def test_an_async_is_changed_is_awaited(classic: Graphs, register: Any) -> None:
     prompt = {"w": node("Watches", value=1), "show": node("Show", value=["w", 0])}
     classic.run(prompt)
     assert prompt["w"]["is_changed"] == ["told later"]
+
+
+async def _never_tells(cls: Any, value: Any) -> str:
+    comfy.model_management.interrupt_current_processing()
+    await asyncio.sleep(600)
+    return "never"
+
+
+def _tells_of_progress(cls: Any, value: Any) -> str:
+    comfy.model_management.interrupt_current_processing()
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    return "never"
+
+
+@pytest.mark.parametrize("answer", [_never_tells, _tells_of_progress])
+def test_a_user_may_stop_a_node_that_looks_for_changes(
+    classic: Graphs, register: Any, answer: Any
+) -> None:
+    register(Watches=_watches(answer))
+    assert not classic.run({"w": node("Watches", value=1), "show": node("Show", value=["w", 0])})
+    assert len(classic.listener.of("execution_interrupted")) == 1
+    assert classic.ran() == []
 
 
 def test_the_prompts_own_word_for_changes_is_taken(

@@ -268,6 +268,20 @@ def test_a_user_may_stop_an_async_node_that_never_ends(classic: Graphs, register
     assert told["node_id"] == "h"
 
 
+def test_a_user_may_stop_a_node_that_never_says_what_it_needs(
+    classic: Graphs, register: Any
+) -> None:
+    async def ask(self: Any, value: Any) -> list[str]:
+        comfy.model_management.interrupt_current_processing()
+        await asyncio.sleep(600)
+        return []
+
+    register(Hangs=node_class(lambda value: (value,), "value", check_lazy_status=ask))
+    assert not classic.run({"h": node("Hangs", value=1), "show": node("Show", value=["h", 0])})
+    (told,) = classic.listener.of("execution_interrupted")
+    assert told["node_id"] == "h"
+
+
 def test_each_call_knows_where_it_belongs_also_after_waiting(
     classic: Graphs, register: Any
 ) -> None:
