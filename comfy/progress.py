@@ -50,7 +50,7 @@ class ProgressBar:
         if self.hook is not None:
             self.hook(self.current, self.total, preview, node_id=self.node_id)
 
-    def update(self, value: int) -> None:
+    def update(self, value: int = 1) -> None:
         """Add to what is done."""
         self.update_absolute(self.current + value)
 
