@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -71,6 +71,29 @@ def _changed(folder: str) -> float | None:
         return None
 
 
+def without_circles(directory: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk through links as `os.walk` does, but never back to where it came from.
+
+    Two links to one folder show it twice; only a way back up has no end.
+
+    Args:
+        directory: Where to begin; one that is missing is empty.
+
+    Yields:
+        A folder, names of folders in it, and of files; folders whose names are taken out are not
+        entered.
+    """
+    above: dict[str, frozenset[str]] = {}
+    for root, names, here in os.walk(directory, followlinks=True):
+        real = os.path.realpath(root)
+        way = above.pop(root, frozenset())
+        if real in way:
+            names.clear()
+            continue
+        yield root, names, here
+        above.update((os.path.join(root, name), way | {real}) for name in names)
+
+
 def walk(directory: str, excluded: Collection[str]) -> tuple[list[str], dict[str, float]]:
     """List a folder and all below it, through links but not in circles.
 
@@ -83,16 +106,8 @@ def walk(directory: str, excluded: Collection[str]) -> tuple[list[str], dict[str
     """
     files: list[str] = []
     times: dict[str, float] = {}
-    # Two links to one folder give its files two names each; only a way back up has no end.
-    above: dict[str, frozenset[str]] = {}
-    for root, names, here in os.walk(directory, followlinks=True):
-        real = os.path.realpath(root)
-        way = above.pop(root, frozenset())
-        if real in way:
-            names.clear()
-            continue
+    for root, names, here in without_circles(directory):
         names[:] = [name for name in names if name not in excluded]
-        above.update((os.path.join(root, name), way | {real}) for name in names)
         try:
             times[root] = os.path.getmtime(root)
         except FileNotFoundError:

@@ -9,6 +9,7 @@ from typing import Any
 import comfy.diffusers_load
 import comfy.sd
 import folder_paths
+from comfy.file_listing import without_circles
 
 
 class CheckpointLoader:
@@ -46,7 +47,7 @@ class CheckpointLoader:
 def _pipelines() -> Iterator[tuple[str, str]]:
     """Name and path of each pipeline; one that an earlier folder has, too, hides a later one."""
     for top in folder_paths.get_folder_paths("diffusers"):
-        for path, folders, files in os.walk(top, followlinks=True):
+        for path, folders, files in without_circles(top):
             if path != top and comfy.diffusers_load.MARK in files:
                 yield os.path.relpath(path, top), path
                 # Its parts are no pipelines.

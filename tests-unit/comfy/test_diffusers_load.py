@@ -77,6 +77,18 @@ def test_pipeline_is_listed_and_gives_the_weights_of_the_checkpoint(models: Path
     assert same(weights(*DiffusersLoader().load_checkpoint("pets/cat")), weights(*whole))
 
 
+def test_link_back_up_shows_no_pipeline_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pets" / "cat").mkdir(parents=True)
+    (tmp_path / "pets" / "cat" / diffusers_load.MARK).write_text("{}")
+    (tmp_path / "pets" / "all").symlink_to(tmp_path)
+    monkeypatch.setitem(
+        folder_paths.folder_names_and_paths, "diffusers", ([str(tmp_path)], {"folder"})
+    )
+    assert DiffusersLoader.INPUT_TYPES()["required"]["model_path"] == (["pets/cat"],)
+
+
 def test_only_what_is_asked_for_is_made(models: Path) -> None:
     path = str(models / "diffusers" / "pets" / "cat")
     model, clip, vae = diffusers_load.load_diffusers(path, output_vae=False, output_clip=False)
