@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from comfy.loading.errors import FlagConflict
 
@@ -15,6 +15,9 @@ DEFAULT_STAGING_MB = 64
 
 CachePolicy = Literal["auto", "keep", "drop"]
 Switch = Literal["auto", "on", "off"]
+
+_CACHE_POLICIES: tuple[str, ...] = get_args(CachePolicy)
+_SWITCH: tuple[str, ...] = get_args(Switch)
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})
@@ -50,6 +53,10 @@ class LoadOptions:
     compat: bool = False
 
     def __post_init__(self) -> None:
+        # Not every program's parser that has such a flag takes these words.
+        _check_word("--load-cache", self.cache, _CACHE_POLICIES)
+        _check_word("--load-direct", self.direct, _SWITCH)
+        _check_word("--unified-memory", self.unified, _SWITCH)
         if self.strategy == "mmap" and not self.allow_mmap:
             raise FlagConflict(
                 "--load-strategy=mmap and --disable-mmap contradict each other.",
@@ -79,6 +86,11 @@ class LoadOptions:
             )
         if self.reserve_bytes is not None and self.reserve_bytes < 0:
             raise FlagConflict("--load-reserve-mb must not be negative.", got=self.reserve_bytes)
+
+
+def _check_word(flag: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise FlagConflict(f"{flag} is {value!r}, it must be one of {', '.join(choices)}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,21 +164,21 @@ FLAGS = (
         "auto",
         "choice",
         "Page cache after a load: keep it, drop what the load brought in, or decide by hardware.",
-        ("auto", "keep", "drop"),
+        _CACHE_POLICIES,
     ),
     _Flag(
         "--load-direct",
         "auto",
         "choice",
         "Read around the page cache (O_DIRECT): when it helps, always, or never.",
-        ("auto", "on", "off"),
+        _SWITCH,
     ),
     _Flag(
         "--unified-memory",
         "auto",
         "choice",
         "Whether CPU and GPU share one memory: detect, or override the detection.",
-        ("auto", "on", "off"),
+        _SWITCH,
     ),
     _Flag(
         "--load-reserve-mb",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -158,3 +159,17 @@ def test_help_names_the_environment_twin(capsys: pytest.CaptureFixture[str]) -> 
 def test_reading_flags_imports_no_torch() -> None:
     code = "import sys, comfy.loading.options; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "flag"),
+    [
+        ("cache", "kepp", "--load-cache"),
+        ("direct", True, "--load-direct"),
+        ("unified", True, "--unified-memory"),
+        ("unified", "yes", "--unified-memory"),
+    ],
+)
+def test_word_that_an_option_does_not_know_is_refused(field: str, value: Any, flag: str) -> None:
+    with pytest.raises(FlagConflict, match=f"{flag} is {value!r}"):
+        LoadOptions(**{field: value})
