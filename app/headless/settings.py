@@ -149,7 +149,7 @@ def _link(one: Declared, text: str) -> Any:
     """A link, written as in the workflow: ["4", 0]."""
     try:
         found = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         found = None
     if isinstance(found, list) and len(found) == 2 and isinstance(found[0], str):
         return found

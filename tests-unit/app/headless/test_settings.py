@@ -98,6 +98,8 @@ def test_settings_are_applied_in_their_order() -> None:
         ("3.cfg=a", "'a' is not a number"),
         ("3.noise=maybe", "neither true nor false"),
         ("3.model=sd15", "takes MODEL from another node"),
+        pytest.param("3.model=" + "[" * 5000, "takes MODEL from another node", id="brackets"),
+        pytest.param("3.model=" + "9" * 5000, "takes MODEL from another node", id="digits"),
     ],
 )
 def test_what_cannot_be_set_is_told_with_the_setting(setting: str, told: str) -> None:
