@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -35,7 +36,7 @@ def _values(key: str, shape: tuple[int, ...], generator: torch.Generator) -> tor
     if not shape:
         return torch.full((), ALPHA)
     if len(shape) > 1:
-        return values * (2.0 / shape[1]) ** 0.5
+        return values * math.sqrt(2.0 / shape[1])
     is_norm = ".norm" in key and key.endswith("weight")
     return 1.0 + 0.1 * values if is_norm else 0.1 * values
 
