@@ -7,6 +7,7 @@ says what kind of thing went wrong, the details say where and with which value.
 from __future__ import annotations
 
 import difflib
+import heapq
 import os.path
 import traceback
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,10 @@ MANY_CHOICES = 20
 """Lists of more choices are not repeated in an error."""
 
 _SUGGESTIONS = 3
+_LONGEST_WORD = 255
+"""No file has a longer name."""
+_COMPARED = 50
+"""So many choices, those that share most pairs of letters, are compared in full."""
 
 
 def _error(kind: str, message: str, details: str, **extra_info: Any) -> Error:
@@ -212,7 +217,11 @@ def nearest(word: Any, choices: Iterable[Any]) -> list[str]:
     if same:
         return same[:_SUGGESTIONS]
     by_stem = {_stem(name): name for name in names}
-    close = difflib.get_close_matches(_stem(word), by_stem, n=_SUGGESTIONS)
+    stem = _stem(word)[:_LONGEST_WORD]
+    pairs = {stem[at : at + 2] for at in range(len(stem) - 1)}
+    # Comparing with thousands of names one by one would keep the server from answering others.
+    likely = heapq.nlargest(_COMPARED, by_stem, key=lambda one: sum(pair in one for pair in pairs))
+    close = difflib.get_close_matches(stem, likely, n=_SUGGESTIONS)
     return [by_stem[stem] for stem in close]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 import pytest
 
+from comfy_execution.validation_errors import nearest
 from support.prompts import check, node, node_class, only_error
 
 SOURCE = node_class({"value": ("INT", {"min": 0, "max": 100})}, returns=("INT", "STRING"))
@@ -259,3 +261,21 @@ def test_a_node_is_not_asked_about_values_that_are_missing_or_unreadable(inputs:
     classes = _picky(lambda cls, value: value > 3, value=("INT",))
     told = only_error({"2": node("Picky", **inputs)}, classes)
     assert told["type"] in ("required_input_missing", "invalid_input_type")
+
+
+@pytest.mark.parametrize("word", ["stile_0042.safetensors", "stile_0042" + "é" * 100_000])
+def test_among_thousands_of_names_few_are_compared_in_full(
+    monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    compared: list[int] = []
+    get_close_matches = difflib.get_close_matches
+
+    def spy(word: str, possibilities: list[str], n: int) -> list[str]:
+        compared.append(max(len(word), len(possibilities)))
+        return get_close_matches(word, possibilities, n)
+
+    monkeypatch.setattr(difflib, "get_close_matches", spy)
+    names = [f"style_{number:04}.safetensors" for number in range(5000)]
+    found = nearest(word, names)
+    assert found[:1] == (["style_0042.safetensors"] if len(word) < 100 else [])
+    assert compared[0] <= 255
