@@ -49,7 +49,9 @@ class RecentWrites:
         self._new: deque[Entry] = deque(maxlen=capacity)
         self._listeners: list[Listener] = []
         self._lock = threading.Lock()
-        self._telling = False
+        # The thread that tells now, and whether another has flushed since it began to.
+        self._teller: int | None = None
+        self._is_more = False
 
     def add(self, text: str) -> None:
         """Keep a write."""
@@ -75,19 +77,31 @@ class RecentWrites:
 
         A listener that raises is not called again.
         """
+        thread = threading.get_ident()
         with self._lock:
-            if self._telling or not self._new:
+            if self._teller is not None:
+                self._is_more |= self._teller != thread
                 return
-            self._telling = True
-            told = list(self._new)
-            self._new.clear()
-            listeners = list(self._listeners)
+            self._teller, self._is_more = thread, True
         # Without the lock: a listener may wait for a thread that writes.
         try:
-            for listener in listeners:
-                self._tell_one(listener, told)
-        finally:
-            self._telling = False
+            while told := self._rest():
+                for listener in list(self._listeners):
+                    self._tell_one(listener, told)
+        except BaseException:
+            self._teller = None
+            raise
+
+    def _rest(self) -> list[Entry]:
+        """What has to be told now; with none the telling has ended."""
+        with self._lock:
+            told = list(self._new) if self._is_more else []
+            self._is_more = False
+            if told:
+                self._new.clear()
+            else:
+                self._teller = None
+            return told
 
     def _tell_one(self, listener: Listener, told: list[Entry]) -> None:
         try:

@@ -116,6 +116,25 @@ def test_what_a_listener_writes_is_told_the_next_time() -> None:
     assert heard == [["a\n"], ["from the listener\n"]]
 
 
+def test_what_another_thread_writes_meanwhile_is_told_without_another_flush() -> None:
+    writes, heard = RecentWrites(), []
+
+    def listener(entries: list[Entry]) -> None:
+        heard.append(_texts(entries))
+        if len(heard) == 1:
+            other = threading.Thread(target=lambda: (writes.add("late\n"), writes.tell()))
+            other.start()
+            other.join()
+
+    writes.listen(listener)
+    writes.add("a\n")
+    writes.tell()
+    assert heard == [["a\n"], ["late\n"]]
+    writes.add("b\n")
+    writes.tell()
+    assert heard[2:] == [["b\n"]]
+
+
 def test_a_listener_that_raises_hears_no_more_and_disturbs_nobody(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -149,7 +168,6 @@ def test_threads_lose_no_write() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    writes.tell()
     assert len(writes.entries()) == len(heard) == 2000
 
 
