@@ -21,7 +21,7 @@ from comfy.clip_model import CLIPEncoder
 from comfy.file_kinds import UndetectedModel, explain
 from comfy.model_patcher import ModelPatcher
 from comfy.open_clip_keys import VISION_NAMES
-from comfy.state_loading import assign, origin_of
+from comfy.state_loading import assign, numbers_from_shapes, origin_of
 from comfy.unet_detection import count_blocks
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -274,10 +274,11 @@ def load_clipvision_from_sd(
     state = comfy.utils.state_dict_prefix_replace(dict(sd), {prefix: ""}, filter_keys=True)
     if convert_keys:
         _take_transformers_names(state)
-    config = vision_config(state)
-    if config is None:
-        return None
-    model = ClipVisionModel(config, comfy.utils.weight_dtype(state))
+    with numbers_from_shapes(f"{origin_of(sd)}: CLIP vision"):
+        config = vision_config(state)
+        if config is None:
+            return None
+        model = ClipVisionModel(config, comfy.utils.weight_dtype(state))
     model.load_sd(state)
     return model
 

@@ -15,6 +15,7 @@ import comfy.loading.default
 import comfy.model_management
 import folder_paths
 from comfy.loading import FileTensor, Loader, LoadOptions
+from comfy.state_loading import IncompleteModel
 from comfy_extras.classic import vision
 from support.networks import relative_difference, with_random_weights
 from support.simulated_device import SimulatedDevice
@@ -172,3 +173,15 @@ def test_what_is_no_picture_encoder_is_refused_by_what_it_is(tmp_path: Path) -> 
         RuntimeError, match="is not a picture encoder of CLIP's but looks like a VAE"
     ):
         comfy.clip_vision.load(str(tmp_path / "vae.safetensors"))
+
+
+@pytest.mark.parametrize("shape", [(), (0, 0, 0, 0)])
+def test_picture_encoder_with_a_tensor_of_an_impossible_shape_is_damaged(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    key = "vision_model.embeddings.patch_embedding.weight"
+    save_file({**state_of(reference()), key: torch.zeros(shape)}, tmp_path / "odd.safetensors")
+    with pytest.raises(
+        IncompleteModel, match=r"odd\.safetensors: CLIP vision (is damaged|does not)"
+    ):
+        comfy.clip_vision.load(str(tmp_path / "odd.safetensors"))
