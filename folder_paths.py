@@ -62,7 +62,7 @@ _MODELS = {
     "audio_encoders": ("audio_encoders",),
 }
 
-folder_names_and_paths: dict[str, tuple[list[str], Any]] = {
+folder_names_and_paths: dict[str, tuple[Collection[str], Any]] = {
     key: ([os.path.join(models_dir, name) for name in names], supported_pt_extensions)
     for key, names in _MODELS.items()
 }
@@ -227,7 +227,11 @@ def add_model_folder_path(
     if key not in folder_names_and_paths:
         folder_names_and_paths[key] = ([full_folder_path], set())
         return
-    paths = folder_names_and_paths[key][0]
+    paths, extensions = folder_names_and_paths[key][:2]
+    if not isinstance(paths, list):
+        # Packs put in tuples and sets as well.
+        paths = list(paths)
+        folder_names_and_paths[key] = (paths, extensions)
     if full_folder_path not in paths:
         paths.insert(0 if is_default else len(paths), full_folder_path)
     elif is_default and paths[0] != full_folder_path:

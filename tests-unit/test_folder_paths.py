@@ -207,6 +207,16 @@ def test_what_a_thread_kept_too_late_is_not_used_the_next_time(models: Path) -> 
         assert folder_paths.get_filename_list("things") == ["a.safetensors"]
 
 
+@pytest.mark.parametrize("kind", [tuple, set, list])
+def test_a_folder_can_be_added_to_those_that_a_pack_put_in(models: Path, kind: Any) -> None:
+    more = str(models.parent / "more")
+    folder_paths.folder_names_and_paths["things"] = (kind([str(models)]), {".safetensors"})
+    folder_paths.add_model_folder_path("things", more)
+    assert folder_paths.get_folder_paths("things") == [str(models), more]
+    folder_paths.add_model_folder_path("things", more, is_default=True)
+    assert folder_paths.get_folder_paths("things") == [more, str(models)]
+
+
 def test_a_link_to_a_folder_above_ends(models: Path) -> None:
     (models / "a.safetensors").touch()
     (models / "again").symlink_to(models, target_is_directory=True)
