@@ -61,9 +61,9 @@ def _answer(one: Any, question: str) -> Any:
         return None
     try:
         return function()
-    except Exception:
-        # A pack's object. The prompt that runs has nothing to do with it.
-        logger.exception("%s of a %s that is kept failed.", question, type(one).__qualname__)
+    except Exception as err:  # noqa: BLE001 - a pack's object; the prompt that runs has no part in it
+        # One line: it is asked again after each node for as long as memory is short.
+        logger.warning("%s of a kept %s failed: %s", question, type(one).__qualname__, err)
         return None
 
 
