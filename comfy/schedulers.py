@@ -17,6 +17,8 @@ from comfy.k_diffusion.schedules import append_zero, get_sigmas_exponential, get
 
 # A lowest level below this is taken for the 0 that a run ends with.
 ZERO_SIGMA = 1e-5
+MOST_STEPS = 10_000_000
+"""Ten times what the user interface can ask for; some schedulers take seconds for so many."""
 
 
 def simple_scheduler(model_sampling: Any, steps: int) -> torch.Tensor:
@@ -144,8 +146,13 @@ def calculate_sigmas(model_sampling: Any, scheduler_name: str, steps: int) -> to
     """The noise levels of a run: fp32 on the CPU, descending, the last one 0.
 
     Raises:
-        ValueError: no scheduler has this name.
+        ValueError: no scheduler has this name, or there would be more than `MOST_STEPS`.
     """
+    if steps > MOST_STEPS:
+        raise ValueError(
+            f"A schedule of {steps:,} steps is asked for, which would fill the memory; the most is "
+            f"{MOST_STEPS:,}. A tiny denoise does that: take a larger one, or 0."
+        )
     handler = SCHEDULER_HANDLERS.get(scheduler_name)
     if handler is None:
         known = ", ".join(SCHEDULER_HANDLERS)

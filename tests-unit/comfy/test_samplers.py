@@ -137,6 +137,11 @@ def test_denoise_runs_the_end_of_a_longer_schedule(denoise: float, longer: int) 
     assert torch.equal(part, whole[-7:])
 
 
+def test_denoise_so_tiny_that_its_schedule_would_fill_the_memory_is_refused() -> None:
+    with pytest.raises(ValueError, match="20,000,000,000 steps is asked for"):
+        KSampler(paint_model(), 20, CPU, "euler", "simple", 1e-9)
+
+
 def test_little_denoise_stays_near_the_latent() -> None:
     model = gaussian_model()
     latent = torch.full(LATENT.shape, 5.0)
