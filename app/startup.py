@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -30,6 +30,8 @@ INTERRUPTED = 130
 BAD_START = 2
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES")
+_MOST_DEVICES = 32
 _KERNEL_PACKAGES = {"use_sage_attention": "sageattention", "use_flash_attention": "flash_attn"}
 # Below the output folder, what nodes save as models can be chosen as such.
 _SAVED_MODELS = {
@@ -49,9 +51,9 @@ def set_environment(flags: Any, environ: MutableMapping[str, str] | None = None)
         environ: Where to; the process's own environment if None.
     """
     target = os.environ if environ is None else environ
-    if flags.cuda_device is not None:
-        for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES"):
-            target[name] = str(flags.cuda_device)
+    visible = _visible_devices(flags, target)
+    if visible is not None:
+        target.update(dict.fromkeys(_VISIBLE, visible))
     if flags.oneapi_device_selector is not None:
         target["ONEAPI_DEVICE_SELECTOR"] = flags.oneapi_device_selector
     if flags.deterministic:
@@ -61,6 +63,21 @@ def set_environment(flags: Any, environ: MutableMapping[str, str] | None = None)
         given = target.get("PYTORCH_CUDA_ALLOC_CONF", "")
         parts = [part for part in given.split(",") if part and not part.startswith("backend:")]
         target["PYTORCH_CUDA_ALLOC_CONF"] = ",".join([*parts, "backend:cudaMallocAsync"])
+
+
+def _visible_devices(flags: Any, environ: Mapping[str, str]) -> str | None:
+    """The numbers of the devices that torch shall see, in its order; None to change nothing."""
+    if flags.cuda_device is not None:
+        numbers = str(flags.cuda_device).split(",")
+    elif flags.default_device is None or any(name in environ for name in _VISIBLE):
+        # Somebody has chosen and ordered them already.
+        return None
+    else:
+        # Drivers end the list at the first number that they do not have.
+        numbers = [str(number) for number in range(_MOST_DEVICES)]
+    # Packs that name no number get number 0.
+    first = [number for number in numbers if number.strip() == str(flags.default_device)]
+    return ",".join([*first, *(number for number in numbers if number not in first)])
 
 
 def set_folders(flags: Any) -> None:

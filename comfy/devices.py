@@ -19,6 +19,7 @@ from comfy.loading.errors import FlagConflict
 
 CPU = torch.device("cpu")
 _INDEXED = ("cuda", "xpu", "npu", "mlu")
+_RENUMBERED = ("cuda", "npu")
 
 Kind = Literal["cpu", "cuda", "hip", "xpu", "mps", "npu", "mlu", "directml", "other"]
 
@@ -79,8 +80,9 @@ def choose(
         return device
     order = os.environ.get("CUDA_VISIBLE_DEVICES", "") if visible is None else visible
     is_first = order.split(",")[0].strip() == str(flags.default_device)
-    # A launcher that put this device first has made it number 0.
-    return torch.device(device.type, 0 if is_first else flags.default_device)
+    # What stands first there, put by the start of the program or a launcher, has become number 0.
+    is_renumbered = is_first and device.type in _RENUMBERED
+    return torch.device(device.type, 0 if is_renumbered else flags.default_device)
 
 
 def _directml(index: int) -> torch.device:

@@ -25,16 +25,15 @@ def flags(**given: Any) -> SimpleNamespace:
     return SimpleNamespace(**{**vars(comfy.cli_args.args), **given})
 
 
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES")
+
+
 @pytest.mark.parametrize(
     ("given", "variables"),
     [
         ({}, {}),
-        (
-            {"cuda_device": "0,2"},
-            dict.fromkeys(
-                ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES"), "0,2"
-            ),
-        ),
+        ({"cuda_device": "0,2"}, dict.fromkeys(VISIBLE, "0,2")),
+        ({"cuda_device": "0,2", "default_device": 2}, dict.fromkeys(VISIBLE, "2,0")),
         ({"oneapi_device_selector": "gpu"}, {"ONEAPI_DEVICE_SELECTOR": "gpu"}),
         ({"deterministic": True}, {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}),
         ({"cuda_malloc": True}, {"PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync"}),
@@ -44,6 +43,21 @@ def test_flags_set_what_drivers_read(given: dict[str, Any], variables: dict[str,
     environ: dict[str, str] = {}
     startup.set_environment(flags(**given), environ)
     assert environ == variables
+
+
+def test_the_default_device_is_number_0_and_the_others_stay_visible() -> None:
+    environ: dict[str, str] = {}
+    startup.set_environment(flags(default_device=2), environ)
+    assert environ.keys() == set(VISIBLE)
+    for numbers in environ.values():
+        assert numbers.startswith("2,0,1,3,")
+        assert sorted(map(int, numbers.split(","))) == list(range(32))
+
+
+def test_an_order_of_devices_that_somebody_has_set_stays() -> None:
+    environ = {"CUDA_VISIBLE_DEVICES": "3,2"}
+    startup.set_environment(flags(default_device=1), environ)
+    assert environ == {"CUDA_VISIBLE_DEVICES": "3,2"}
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ def flags(**given: Any) -> Any:
         ({"cpu": True}, CUDA, "", CPU),
         ({"default_device": 1}, CUDA, "", torch.device("cuda", 1)),
         ({"default_device": 1}, CUDA, "1,0", CUDA),
+        ({"default_device": 1}, torch.device("xpu", 0), "1,0", torch.device("xpu", 1)),
         ({"default_device": 1}, CPU, "", CPU),
     ],
 )
