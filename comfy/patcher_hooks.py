@@ -45,6 +45,7 @@ class HookPatching:
         self.hook_mode: Any = _MAX_SPEED
         self.is_clip = False
         self._hooked: dict[str, list[tuple[Any, ...]]] = {}
+        self._are_strengths_new = False
 
     def _copy_hooks_to(self, clone: HookPatching) -> None:
         clone.hook_patches = _copied(self.hook_patches)
@@ -164,7 +165,8 @@ class HookPatching:
         if self.current_hooks is not None and any(
             one in self.current_hooks.hooks for one in changed
         ):
-            self.patch_hooks(None)
+            # Weights are read again by `apply_hooks`, once, and not without hooks before.
+            self._are_strengths_new = True
 
     def apply_hooks(
         self,
@@ -183,7 +185,7 @@ class HookPatching:
             Transformer options that the hooks add.
         """
         is_new = self.current_hooks != hooks or (force_apply and hooks is not None)
-        if is_new:
+        if is_new or self._are_strengths_new:
             self.patch_hooks(hooks)
             for callback in self.get_all_callbacks(CallbacksMP.ON_APPLY_HOOKS):
                 callback(self, hooks)
@@ -196,7 +198,7 @@ class HookPatching:
 
     def patch_hooks(self, hooks: Any) -> None:
         """Put a group's patches in force, and no other's."""
-        before = set(self._hooked)
+        before, self._are_strengths_new = set(self._hooked), False
         self._hooked = self.get_combined_hook_patches(hooks)
         self.current_hooks = hooks
         if before or self._hooked:

@@ -108,7 +108,7 @@ def test_transformer_options_hold_while_the_hook_is_in_force() -> None:
     assert patcher.apply_hooks(None) == {}
 
 
-def test_changed_keyframe_of_a_hook_in_force_takes_it_out_to_be_patched_anew() -> None:
+def test_changed_keyframe_of_a_hook_in_force_patches_its_weights_anew_once() -> None:
     group, patcher = hooks.create_hook_lora(lora_file(), 1.0, 1.0), Patcher(UNET_KEY)
     frames = HookKeyframeGroup()
     frames.add(hooks.HookKeyframe(1.0))
@@ -125,6 +125,7 @@ def test_changed_keyframe_of_a_hook_in_force_takes_it_out_to_be_patched_anew() -
         patcher.apply_hooks(group)
         strengths.append(patcher._hooked[UNET_KEY][0][0])
     assert strengths == [1.0, 0.5]
+    assert patcher.placed == 2
 
 
 def scheduled(strength_clip: float, *frames: tuple[float, float]) -> HookGroup:
