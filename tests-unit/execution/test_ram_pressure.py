@@ -11,10 +11,12 @@ import pytest
 import torch
 
 import comfy.loading
+import comfy.loading.default
 import comfy.loading.memory
 import comfy.model_management
 import folder_paths
 import nodes
+from comfy.loading.loader import Loader
 from comfy.loading.options import LoadOptions
 from comfy_execution import ram
 from comfy_execution.cache_keys import CacheKeySetID
@@ -162,7 +164,11 @@ def test_lists_that_hold_themselves_are_counted_once() -> None:
     assert host_bytes(value) == 200
 
 
-def test_tensors_of_another_memory_do_not_count(simgpu: Any) -> None:
+def test_tensors_of_another_memory_do_not_count(
+    simgpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One that other tests used knows the device already, as unified.
+    monkeypatch.setattr(comfy.loading.default, "_default", Loader())
     simgpu.is_unified = False
     tensor = torch.zeros(100).to(simgpu.device)
     assert host_bytes(tensor) == 0
