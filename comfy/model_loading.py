@@ -274,7 +274,10 @@ def _missing(entry: LoadedModel) -> int:
     if not isinstance(patcher.model, torch.nn.Module):
         return required
     # What a strategy has read onto the host already needs no second place there.
-    return min(required, admission.bytes_elsewhere(patcher.model, entry.device))
+    required = min(required, admission.bytes_elsewhere(patcher.model, entry.device))
+    if not device_memory.is_unified(entry.device):
+        return required
+    return max(0, required - patcher.residency.given_back(patcher.model, patcher))
 
 
 def _name(entry: LoadedModel) -> str:

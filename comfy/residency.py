@@ -3,7 +3,8 @@
 To the device each weight comes once, in the order of its file, is patched there by itself, and
 becomes the parameter; what stood in the modules before, a tensor without bytes, is kept as its
 source. Back is: the source becomes the parameter again. Nothing is copied, and nothing is backed
-up that can be read again. What does not fit stays in the file, and is brought for each forward
+up that can be read again. A weight that no file has moves from the host to the device and back; it
+stays on the host, too, only while it is patched, or if a cast took bits from it. What does not fit stays in the file, and is brought for each forward
 pass by a `LayerStream`.
 """
 
@@ -90,6 +91,17 @@ class Residency:
         weights, _ = self._survey(model, self._device)
         held = {id(held): held for one in weights for held in (one.current, one.source)}
         return sum(tensor.nbytes for tensor in held.values() if is_in_host_memory(tensor))
+
+    def given_back(self, model: torch.nn.Module, patcher: Patcher) -> int:
+        """Bytes of host memory that weights give back, each as it arrives on a device."""
+        weights, _ = self._survey(model, self._device)
+        return sum(
+            one.nbytes
+            for one in weights
+            if is_in_host_memory(one.current)
+            and one.leaves_host
+            and (one.slice is not None or not _patches_of(patcher, one))
+        )
 
     def load(
         self,
@@ -258,23 +270,28 @@ class Residency:
                     remember_source(tensor, want.source)
                 weight.put(tensor)
                 self._patch(model, patcher, weight)
-        self._bring_others(others, cancel)
+        self._bring_others(patcher, others, cancel)
         for weight in others:
             self._patch(model, patcher, weight)
 
-    def _bring_others(self, others: Iterable[Weight], cancel: CancelToken | None) -> None:
-        """Copy weights that no file has, or not in one piece; their source stays what it is."""
+    def _bring_others(
+        self, patcher: Patcher, others: Iterable[Weight], cancel: CancelToken | None
+    ) -> None:
+        """Move weights that no file has, or not in one piece; those to be patched stay behind, too."""
         for batch in _batches(others):
             state = {one.keys[0]: one.current for one in batch}
             self._loader.place(state, self._device, dtype=batch[0].dtype, cancel=cancel)
             # The host's tensors of this batch go before the next one is copied.
             for weight in batch:
                 weight.put(state[weight.keys[0]])
+                if not _patches_of(patcher, weight):
+                    weight.leave_host()
 
     def _patch(self, model: torch.nn.Module, patcher: Patcher, weight: Weight) -> None:
         wanted, port = _patches_of(patcher, weight), self._loader.rings.port(self._device)
         if not wanted or _same(weight.applied, wanted):
             return
+        weight.secure(_CPU)
         for key in weight.keys:
             if patcher.weight_patches(key):
                 with _named(port, key, weight):

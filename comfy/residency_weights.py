@@ -100,10 +100,29 @@ class Weight:
                 held[name] = tensor
         self.current = tensor
 
-    def go_home(self, offload: torch.device) -> None:
-        """Return to the source; one that never had a home but a device moves to `offload`."""
+    @property
+    def leaves_host(self) -> bool:
+        """Whether the host keeps nothing of it once it is at home on a device, unpatched.
+
+        A file brings it back, or else the device itself; a cast has lost bits.
+        """
+        if isinstance(self.source, FileTensor) or self.slice is not None:
+            return True
+        return self.nbytes > SMALL_BYTES and self.dtype == self.source.dtype
+
+    def leave_host(self) -> None:
+        """Let what came to the device be all there is of an unpatched weight, if that loses nothing."""
+        if self.leaves_host and not isinstance(self.source, FileTensor) and self.slice is None:
+            self.source = self.current
+
+    def secure(self, offload: torch.device) -> None:
+        """Copy to `offload` the unpatched weight that only the device has: what is there may change."""
         if self.source.device.type not in ("cpu", "meta") and self.source.device != offload:
             self.source = _as_parameter_like(self.source.detach().to(offload), self.source)
+
+    def go_home(self, offload: torch.device) -> None:
+        """Return to the source; one whose only home is a device moves to `offload`."""
+        self.secure(offload)
         self.put(self.source)
         self.applied = ()
 

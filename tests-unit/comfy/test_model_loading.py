@@ -12,10 +12,11 @@ import torch
 
 import comfy.loading.default
 import comfy.model_management as management
+from comfy import device_memory
 from comfy.loading import FileTensor, Loader, LoadOptions
 from comfy.loading.errors import NotEnoughMemory
 from support.simulated_device import SimulatedDevice
-from support.small_network import DEVICE, Checkpoint, run
+from support.small_network import DEVICE, Checkpoint, Network, run
 
 MIB = 1 << 20
 
@@ -329,3 +330,23 @@ def test_loaded_models_tells_what_is_in_use(checkpoint: Checkpoint) -> None:
     management.load_model_gpu(second)
     assert management.loaded_models() == [second, first]
     assert management.loaded_models(only_currently_used=True) == [second]
+
+
+@pytest.mark.parametrize("is_unified", [True, False])
+def test_host_tensors_need_no_second_place_where_host_and_device_share_memory(
+    checkpoint: Checkpoint,
+    simgpu: SimulatedDevice,
+    monkeypatch: pytest.MonkeyPatch,
+    is_unified: bool,
+) -> None:
+    network = Network()
+    network.load_state_dict(
+        {key: one.clone() for key, one in checkpoint.values.items()}, assign=True
+    )
+    patcher = checkpoint.patcher(network)
+    monkeypatch.setattr(device_memory, "is_unified", lambda device: is_unified)
+    # Enough for the staging, one cast weight, and half of the weights.
+    free = MIB + MIB // 8 + checkpoint.nbytes // 2
+    monkeypatch.setattr(management, "get_free_memory", lambda *args, **kwargs: free)
+    management.load_model_gpu(patcher)
+    assert (on_device(patcher) == checkpoint.nbytes) is is_unified

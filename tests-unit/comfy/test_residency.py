@@ -22,7 +22,16 @@ from comfy.model_patcher import ModelPatcher
 from comfy.residency import residency_of
 from support.raw_files import write_safetensors
 from support.simulated_device import SimulatedDevice
-from support.small_network import CPU, DEVICE, WIDTH, Checkpoint, Network, an_input, run
+from support.small_network import (
+    CPU,
+    DEVICE,
+    WIDTH,
+    Checkpoint,
+    Network,
+    an_input,
+    assert_values,
+    run,
+)
 
 STRATEGIES = ["file-slice", "readinto", "mmap"]
 LAYER_BYTES = WIDTH * WIDTH * 4
@@ -41,13 +50,6 @@ def _file_of(network: torch.nn.Module) -> Any:
 
 def _all_in_file(network: torch.nn.Module) -> bool:
     return all(isinstance(one, FileTensor) and one.is_in_file for one in network.parameters())
-
-
-def _assert_values(network: torch.nn.Module, values: dict[str, torch.Tensor]) -> None:
-    state = network.state_dict()
-    assert state.keys() == values.keys()
-    for key, value in values.items():
-        assert torch.equal(state[key].cpu().clone(), value), key
 
 
 # -- load and unload -------------------------------------------------------------------------------
@@ -95,7 +97,7 @@ def test_an_unloaded_model_is_in_its_file_and_has_the_very_bytes(
     assert simgpu.allocated_bytes == 0
     assert simgpu.counters.d2h_bytes == 0
     assert (patcher.loaded_size(), network.device) == (0, CPU)
-    _assert_values(network, checkpoint.values)
+    assert_values(network, checkpoint.values)
 
 
 def test_a_load_tells_each_weight_s_bytes_to_the_hook_and_a_second_one_nothing(
@@ -171,24 +173,6 @@ def test_two_names_of_one_range_of_the_file_share_one_tensor(
     assert simgpu.allocated_bytes == checkpoint.nbytes - LAYER_BYTES
 
 
-def test_a_weight_that_no_file_has_keeps_its_place_on_the_host(
-    simgpu: SimulatedDevice, checkpoint: Checkpoint
-) -> None:
-    network = checkpoint.network()
-    made = torch.nn.Parameter(torch.full((WIDTH, WIDTH), 0.5))
-    network.blocks[0].weight = made
-    network.register_buffer("table", torch.arange(5.0))
-    table = network.table
-    patcher = checkpoint.patcher(network)
-    patcher.patch_model(DEVICE)
-    assert {network.blocks[0].weight.device, network.table.device} == {DEVICE}
-    assert patcher.get_ram_usage() == made.nbytes + table.nbytes
-    patcher.detach()
-    assert network.blocks[0].weight is made
-    assert network.table is table
-    assert patcher.get_ram_usage() == made.nbytes + table.nbytes
-
-
 def test_a_view_of_a_weight_is_brought_as_the_view_that_it_is(
     simgpu: SimulatedDevice, checkpoint: Checkpoint
 ) -> None:
@@ -225,9 +209,9 @@ def test_weights_that_are_on_their_device_already_get_the_dtype_too(
     residency_of(network).weight_dtype = torch.bfloat16
     patcher = checkpoint.patcher(network)
     patcher.patch_model(CPU)
-    _assert_values(network, {key: value.bfloat16() for key, value in checkpoint.values.items()})
+    assert_values(network, {key: value.bfloat16() for key, value in checkpoint.values.items()})
     patcher.detach()
-    _assert_values(network, checkpoint.values)
+    assert_values(network, checkpoint.values)
 
 
 def test_a_copied_model_has_weights_of_its_own(
@@ -272,7 +256,7 @@ def test_on_the_cpu_weights_are_read_to_the_host_and_return_to_the_file(
     assert torch.equal(run(network, CPU), checkpoint.expected(CPU))
     patcher.detach()
     assert _all_in_file(network)
-    _assert_values(network, checkpoint.values)
+    assert_values(network, checkpoint.values)
 
 
 def test_on_the_cpu_a_mapped_weight_is_at_home_and_stays_so(tmp_path: Path) -> None:

@@ -116,3 +116,11 @@ def run(network: torch.nn.Module, device: torch.device = DEVICE) -> torch.Tensor
     with torch.inference_mode():
         result: torch.Tensor = network(an_input().to(device)).cpu()
     return result
+
+
+def assert_values(network: torch.nn.Module, values: dict[str, torch.Tensor]) -> None:
+    """Compare all weights of a network, wherever they are, bit by bit."""
+    state = network.state_dict()
+    assert state.keys() == values.keys()
+    for key, value in values.items():
+        assert torch.equal(state[key].cpu().clone(), value), key
