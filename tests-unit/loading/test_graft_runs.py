@@ -78,6 +78,8 @@ def _run(tree: Path, files: dict[str, str], flags: Sequence[str], **request: Any
             "STAND_IN_DEVICE": asked.pop("device", "simgpu:0"),
             "STAND_IN_REQUEST": json.dumps(asked),
             "OMP_NUM_THREADS": "1",
+            # Weights that are freed go back to the system, and are not kept for the next ones.
+            "MALLOC_MMAP_THRESHOLD_": "65536",
         },
         timeout=120,
     )
