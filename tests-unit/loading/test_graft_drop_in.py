@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from comfy.loading.__main__ import main
+from support.stand_in_process import run_stand_in
 from support.stand_ins import GENERATIONS, contents, plant
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,27 +184,12 @@ def test_it_rests_where_loading_is_in_the_trees_own_files(
 def _run(tree: Path, file: Path, *flags: str, **request: Any) -> dict[str, Any]:
     small = file.with_name("small.safetensors")
     save_file({KEY.format(0, "weight"): torch.eye(8), KEY.format(0, "bias"): torch.ones(8)}, small)
+    variables = {
+        **request.pop("environment", {}),
+        "STAND_IN_HOOKS": "comfy.loading.grafted.runtime",
+    }
     asked = {"path": str(file), "warm_up": str(small), "width": WIDTH, "depth": DEPTH, **request}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("COMFY_")}
-    tests = ROOT / "tests-unit"
-    done = subprocess.run(
-        [sys.executable, str(tests / "support/stand_in_run.py"), *flags],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={
-            **kept,
-            **asked.pop("environment", {}),
-            "PYTHONPATH": os.pathsep.join(map(str, (tree, tests, ROOT))),
-            "STAND_IN_DEVICE": "simgpu:0",
-            "STAND_IN_HOOKS": "comfy.loading.grafted.runtime",
-            "STAND_IN_REQUEST": json.dumps(asked),
-            "OMP_NUM_THREADS": "1",
-        },
-    )
-    assert done.returncode == 0, done.stderr
-    seen: dict[str, Any] = json.loads(done.stdout)
-    return seen
+    return run_stand_in(tree, asked, flags, variables)
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from comfy.loading.__main__ import main
+from support.stand_in_process import run_stand_in
 from support.stand_ins import GENERATIONS, plant
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -63,29 +63,9 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def _run(tree: Path, files: dict[str, str], flags: Sequence[str], **request: Any) -> dict[str, Any]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("COMFY_")}
+    variables, device = request.pop("environment", {}), request.pop("device", "simgpu:0")
     asked = {**files, "width": WIDTH, "depth": DEPTH, **request}
-    done = subprocess.run(
-        [sys.executable, str(TESTS / "support" / "stand_in_run.py"), *flags],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={
-            **kept,
-            **asked.pop("environment", {}),
-            # The simulated device needs comfy.loading: a bare tree borrows this project's.
-            "PYTHONPATH": os.pathsep.join([str(tree), str(TESTS), str(TESTS.parent)]),
-            "STAND_IN_DEVICE": asked.pop("device", "simgpu:0"),
-            "STAND_IN_REQUEST": json.dumps(asked),
-            "OMP_NUM_THREADS": "1",
-            # Weights that are freed go back to the system, and are not kept for the next ones.
-            "MALLOC_MMAP_THRESHOLD_": "65536",
-        },
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    seen: dict[str, Any] = json.loads(done.stdout)
-    return seen
+    return run_stand_in(tree, asked, flags, variables, device)
 
 
 def _size(files: dict[str, str]) -> int:
