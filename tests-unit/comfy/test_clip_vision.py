@@ -14,9 +14,10 @@ import comfy.clip_vision
 import comfy.loading.default
 import comfy.model_management
 import folder_paths
-from comfy.loading import FileTensor, Loader, LoadOptions
+from comfy.loading import FileTensor
 from comfy.state_loading import IncompleteModel
 from comfy_extras.classic import vision
+from support import managed
 from support.networks import relative_difference, with_random_weights
 from support.simulated_device import SimulatedDevice
 
@@ -139,25 +140,22 @@ def test_channels_are_normalized_as_published() -> None:
 
 
 def test_weights_stay_in_their_file_until_a_picture_comes(
-    images: torch.Tensor, tmp_path: Path, simgpu: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
+    images: torch.Tensor, tmp_path: Path, simgpu: SimulatedDevice
 ) -> None:
-    loader = Loader(LoadOptions(strategy="file-slice", reserve_bytes=0), run_device=simgpu.device)
-    monkeypatch.setattr(comfy.loading.default, "_default", loader)
-    monkeypatch.setattr(comfy.model_management, "_set_device", simgpu.device)
-    monkeypatch.setattr(comfy.model_management, "current_loaded_models", [])
-    theirs = reference()
-    save_file(state_of(theirs), tmp_path / "v.safetensors")
-    model = comfy.clip_vision.load(str(tmp_path / "v.safetensors"))
-    weights = model.model.parameters
-    assert all(isinstance(one, FileTensor) and one.is_in_file for one in weights())
-    found = model.encode_image(images)
-    assert all(one.device == simgpu.device for one in weights())
-    pixels = comfy.clip_vision.clip_preprocess(images, SIDE)
-    with torch.no_grad():
-        wanted = theirs(pixel_values=pixels).image_embeds
-    assert relative_difference(found.image_embeds, wanted) <= 1e-3
-    comfy.model_management.unload_all_models()
-    assert all(isinstance(one, FileTensor) and one.is_in_file for one in weights())
+    with managed.own_manager(simgpu.device, strategy="file-slice"):
+        theirs = reference()
+        save_file(state_of(theirs), tmp_path / "v.safetensors")
+        model = comfy.clip_vision.load(str(tmp_path / "v.safetensors"))
+        weights = model.model.parameters
+        assert all(isinstance(one, FileTensor) and one.is_in_file for one in weights())
+        found = model.encode_image(images)
+        assert all(one.device == simgpu.device for one in weights())
+        pixels = comfy.clip_vision.clip_preprocess(images, SIDE)
+        with torch.no_grad():
+            wanted = theirs(pixel_values=pixels).image_embeds
+        assert relative_difference(found.image_embeds, wanted) <= 1e-3
+        comfy.model_management.unload_all_models()
+        assert all(isinstance(one, FileTensor) and one.is_in_file for one in weights())
 
 
 def test_siglip_is_told_by_name(tmp_path: Path) -> None:

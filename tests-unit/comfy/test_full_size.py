@@ -10,8 +10,7 @@ import torch
 import comfy.loading
 import comfy.model_management
 import comfy.sd
-from comfy.loading import LoadOptions
-from support import layouts
+from support import layouts, managed
 
 
 @pytest.mark.slow
@@ -19,10 +18,7 @@ from support import layouts
 def test_all_parts_of_sd15_answer_with_finite_numbers(tmp_path: Path) -> None:
     specs = list(layouts.layout("sd15_checkpoint_fp16").tensors.values())
     path = layouts.write_weights(tmp_path / "sd15.safetensors", specs)
-    loader = comfy.loading.default_loader()
-    before = loader.options
-    loader.configure(LoadOptions(strategy="file-slice"))
-    try:
+    with managed.file_slices():
         model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(path))
         assert model is not None
         assert clip is not None
@@ -32,9 +28,6 @@ def test_all_parts_of_sd15_answer_with_finite_numbers(tmp_path: Path) -> None:
         latent = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
         denoised = model.model.apply_model(latent, torch.tensor([5.0]), c_crossattn=text)
         picture = vae.decode(latent)
-    finally:
-        comfy.model_management.unload_all_models()
-        loader.configure(before)
     assert (text.shape, denoised.shape) == ((1, 77, 768), (1, 4, 16, 16))
     assert picture.shape == (1, 128, 128, 3)
     for result in (text, denoised, picture):

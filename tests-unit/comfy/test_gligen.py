@@ -18,9 +18,9 @@ from comfy.gligen import MAX_BOXES, Box, Gligen, GligenMismatch, TooManyBoxes
 from comfy.key_maps import unet_to_diffusers
 from comfy.key_tables import UNET_MAP_BASIC
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from comfy.loading import FileTensor, Loader, LoadOptions
+from comfy.loading import FileTensor
 from comfy.state_loading import IncompleteModel
-from support import narrow, narrow_gligen
+from support import managed, narrow, narrow_gligen
 from support.networks import relative_difference, with_random_weights
 from support.simulated_device import SimulatedDevice
 
@@ -267,6 +267,17 @@ def test_missing_tensors_that_tell_sizes_are_named(
         comfy.gligen.load_gligen(state)
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["position_net.linears.0.weight", "input_blocks.4.1.transformer_blocks.0.fuser.linear.weight"],
+)
+def test_file_with_a_tensor_of_an_impossible_shape_is_damaged(
+    key: str, whole: dict[str, torch.Tensor]
+) -> None:
+    with pytest.raises(IncompleteModel, match="GLIGEN is damaged"):
+        comfy.gligen.load_gligen({**pruned(whole), key: torch.zeros(())})
+
+
 @pytest.mark.parametrize("key", ["position_net.gate", "input_blocks.1.1.extra.weight"])
 def test_tensors_that_it_has_no_use_for_are_named(
     key: str, whole: dict[str, torch.Tensor], caplog: pytest.LogCaptureFixture
@@ -300,25 +311,22 @@ def test_gligen_in_the_place_of_a_checkpoint_is_told_with_its_loader(
 
 
 def test_weights_stay_in_their_file_until_a_run_loads_them(
-    tmp_path: Path, simgpu: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, simgpu: SimulatedDevice
 ) -> None:
-    loader = Loader(LoadOptions(strategy="file-slice", reserve_bytes=0), run_device=simgpu.device)
-    monkeypatch.setattr(comfy.loading.default, "_default", loader)
-    monkeypatch.setattr(comfy.model_management, "_set_device", simgpu.device)
-    monkeypatch.setattr(comfy.model_management, "current_loaded_models", [])
-    state = narrow_gligen.gligen_state(narrow.unet_on_meta(narrow.NARROW_SD15, ""), CONTEXT)
-    save_file(state, tmp_path / "g.safetensors")
-    patcher = comfy.sd.load_gligen(str(tmp_path / "g.safetensors"))
-    weights = patcher.model.parameters
-    assert all(isinstance(one, FileTensor) and one.is_in_file for one in weights())
-    comfy.model_management.load_models_gpu([patcher])
-    assert all(one.device == simgpu.device for one in weights())
-    options = {"block": ("middle", 0), "block_index": 0, "n_heads": 8}
-    x = random(1, 16, 64)
-    with torch.inference_mode():
-        ground = patcher.model.set_position((1, 4, 4, 4), BOXES["one"], simgpu.device)
-        got = ground(x.to(simgpu.device), options).cpu()
-        wanted = loaded(state).set_position((1, 4, 4, 4), BOXES["one"], "cpu")(x, options)
-    assert relative_difference(got, wanted) <= 1e-4
-    comfy.model_management.unload_all_models()
-    assert all(isinstance(one, FileTensor) and one.is_in_file for one in weights())
+    with managed.own_manager(simgpu.device, strategy="file-slice"):
+        state = narrow_gligen.gligen_state(narrow.unet_on_meta(narrow.NARROW_SD15, ""), CONTEXT)
+        save_file(state, tmp_path / "g.safetensors")
+        patcher = comfy.sd.load_gligen(str(tmp_path / "g.safetensors"))
+        weights = patcher.model.parameters
+        assert all(isinstance(one, FileTensor) and one.is_in_file for one in weights())
+        comfy.model_management.load_models_gpu([patcher])
+        assert all(one.device == simgpu.device for one in weights())
+        options = {"block": ("middle", 0), "block_index": 0, "n_heads": 8}
+        x = random(1, 16, 64)
+        with torch.inference_mode():
+            ground = patcher.model.set_position((1, 4, 4, 4), BOXES["one"], simgpu.device)
+            got = ground(x.to(simgpu.device), options).cpu()
+            wanted = loaded(state).set_position((1, 4, 4, 4), BOXES["one"], "cpu")(x, options)
+        assert relative_difference(got, wanted) <= 1e-4
+        comfy.model_management.unload_all_models()
+        assert all(isinstance(one, FileTensor) and one.is_in_file for one in weights())

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-import comfy.loading.default
 import comfy.model_management as management
 from comfy import device_memory
-from comfy.loading import FileTensor, Loader, LoadOptions
+from comfy.loading import FileTensor
 from comfy.loading.errors import NotEnoughMemory
+from support import managed
 from support.simulated_device import SimulatedDevice
 from support.small_network import DEVICE, Checkpoint, Network, run
 
@@ -22,16 +22,10 @@ MIB = 1 << 20
 
 
 @pytest.fixture(autouse=True)
-def manager(monkeypatch: pytest.MonkeyPatch, simgpu: SimulatedDevice) -> Iterator[SimulatedDevice]:
+def manager(simgpu: SimulatedDevice) -> Iterator[SimulatedDevice]:
     """A manager without models, whose run device is the simulated one with little staging."""
-    loader = Loader(LoadOptions(staging_bytes=1 * MIB, reserve_bytes=0), run_device=DEVICE)
-    monkeypatch.setattr(comfy.loading.default, "_default", loader)
-    monkeypatch.setattr(management, "_set_device", DEVICE)
-    monkeypatch.setattr(management, "current_loaded_models", [])
-    # A device of a few MiB holds a network of one and the activations of the tests.
-    monkeypatch.setattr(management, "minimum_inference_memory", lambda: 0)
-    yield simgpu
-    management.unload_all_models()
+    with managed.small_manager(DEVICE):
+        yield simgpu
 
 
 @pytest.fixture

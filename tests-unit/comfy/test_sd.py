@@ -16,9 +16,9 @@ import comfy.model_management
 import comfy.sd
 import comfy.utils
 from comfy.file_kinds import UndetectedModel
-from comfy.loading import FileTensor, LoadOptions
+from comfy.loading import FileTensor
 from comfy.state_loading import IncompleteModel
-from support import layouts, narrow
+from support import layouts, managed, narrow
 
 V_WITNESS = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
 UNCLIP = ["SD21UnclipL", "SD21UnclipH"]
@@ -32,13 +32,8 @@ CHECKPOINTS = [
 
 @pytest.fixture(autouse=True)
 def _file_slices() -> Iterator[None]:
-    """Weights stay in their files; no model outlives its test."""
-    loader = comfy.loading.default_loader()
-    before = loader.options
-    loader.configure(LoadOptions(strategy="file-slice"))
-    yield
-    comfy.model_management.unload_all_models()
-    loader.configure(before)
+    with managed.file_slices():
+        yield
 
 
 def _bytes_read() -> int:

@@ -14,8 +14,9 @@ import comfy.clip_vision
 import comfy.loading.default
 import comfy.model_management
 import comfy.sd
-from comfy.loading import FileTensor, Loader, LoadOptions
+from comfy.loading import FileTensor
 from comfy.state_loading import IncompleteModel
+from support import managed
 from support.networks import relative_difference, with_random_weights
 from support.simulated_device import SimulatedDevice
 
@@ -124,22 +125,19 @@ def test_pickled_file_is_read_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_stay_in_their_file_until_a_picture_comes(
-    kind: str, tmp_path: Path, simgpu: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, simgpu: SimulatedDevice
 ) -> None:
-    loader = Loader(LoadOptions(strategy="file-slice", reserve_bytes=0), run_device=simgpu.device)
-    monkeypatch.setattr(comfy.loading.default, "_default", loader)
-    monkeypatch.setattr(comfy.model_management, "_set_device", simgpu.device)
-    monkeypatch.setattr(comfy.model_management, "current_loaded_models", [])
-    theirs = with_random_weights(KINDS[kind]())
-    model = comfy.sd.load_style_model(_written(theirs, tmp_path / "style.safetensors"))
-    weights = model.model.parameters
-    assert all(isinstance(one, FileTensor) and one.is_in_file for one in weights())
-    got = model.get_cond(_seen())
-    assert all(one.device == simgpu.device for one in weights())
-    with torch.no_grad():
-        assert relative_difference(got, theirs(_seen().last_hidden_state)) <= 1e-3
-    comfy.model_management.unload_all_models()
-    assert all(isinstance(one, FileTensor) and one.is_in_file for one in weights())
+    with managed.own_manager(simgpu.device, strategy="file-slice"):
+        theirs = with_random_weights(KINDS[kind]())
+        model = comfy.sd.load_style_model(_written(theirs, tmp_path / "style.safetensors"))
+        weights = model.model.parameters
+        assert all(isinstance(one, FileTensor) and one.is_in_file for one in weights())
+        got = model.get_cond(_seen())
+        assert all(one.device == simgpu.device for one in weights())
+        with torch.no_grad():
+            assert relative_difference(got, theirs(_seen().last_hidden_state)) <= 1e-3
+        comfy.model_management.unload_all_models()
+        assert all(isinstance(one, FileTensor) and one.is_in_file for one in weights())
 
 
 # -- faults --------------------------------------------------------------------------------------
@@ -175,6 +173,18 @@ def test_incomplete_file_is_refused_by_name(kind: str, lost: str, tmp_path: Path
     save_file(state, tmp_path / "cut.safetensors")
     with pytest.raises(RuntimeError, match=rf"cut\.safetensors.*{lost}"):
         comfy.sd.load_style_model(str(tmp_path / "cut.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [("adapter", "proj"), ("adapter", "style_embedding"), ("redux", "redux_up.weight")],
+)
+def test_file_with_a_tensor_of_an_impossible_shape_is_damaged(
+    kind: str, key: str, tmp_path: Path
+) -> None:
+    odd = _written(KINDS[kind](), tmp_path / "odd.safetensors", **{key: torch.zeros(())})
+    with pytest.raises(IncompleteModel, match=r"odd\.safetensors: style model is damaged"):
+        comfy.sd.load_style_model(odd)
 
 
 def test_lost_part_of_a_later_layer_is_told_too(tmp_path: Path) -> None:

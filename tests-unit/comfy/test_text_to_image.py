@@ -12,20 +12,15 @@ import comfy.loading
 import comfy.model_management
 import comfy.sample
 import comfy.sd
-from comfy.loading import LoadOptions
-from support import narrow
+from support import managed, narrow
 from support.simulated_device import SimulatedDevice
 
 
 @pytest.fixture(autouse=True)
 def _own_models() -> Iterator[None]:
-    loader = comfy.loading.default_loader()
-    before = loader.options
-    loader.configure(LoadOptions(strategy="file-slice"))
-    yield
-    comfy.model_management.unload_all_models()
+    with managed.file_slices():
+        yield
     comfy.model_management.set_run_device(None)
-    loader.configure(before)
 
 
 @torch.inference_mode()

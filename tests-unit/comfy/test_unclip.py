@@ -24,9 +24,9 @@ import comfy.sample
 import comfy.sd
 import comfy.utils
 from comfy import model_base, model_detection, supported_models, unclip
-from comfy.loading import FileTensor, LoadOptions
+from comfy.loading import FileTensor
 from comfy.model_base import ModelType
-from support import layouts, narrow
+from support import layouts, managed, narrow
 from support.networks import relative_difference
 from support.raw_files import Spec
 
@@ -159,12 +159,8 @@ def test_picture_of_another_encoder_is_refused() -> None:
 
 @pytest.fixture(autouse=True)
 def _file_slices() -> Iterator[None]:
-    loader = comfy.loading.default_loader()
-    before = loader.options
-    loader.configure(LoadOptions(strategy="file-slice"))
-    yield
-    comfy.model_management.unload_all_models()
-    loader.configure(before)
+    with managed.file_slices():
+        yield
 
 
 @pytest.mark.parametrize(("adm", "family"), [(1536, "SD21UnclipL"), (2048, "SD21UnclipH")])

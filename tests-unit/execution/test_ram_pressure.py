@@ -17,14 +17,13 @@ import comfy.model_management
 import folder_paths
 import nodes
 from comfy.loading.loader import Loader
-from comfy.loading.options import LoadOptions
 from comfy_execution import ram
 from comfy_execution.cache_keys import CacheKeySetID
 from comfy_execution.caching import GIB, RAMPressureCache
 from comfy_execution.held_memory import host_bytes, modules_in
 from comfy_execution.prompts import DynamicPrompt
 from execution import CacheType
-from support import narrow
+from support import managed, narrow
 from support.graph_nodes import BASIC, Graphs, node, node_class
 
 MIB = 1 << 20
@@ -195,14 +194,10 @@ def checkpoint(
         folder_paths.folder_names_and_paths, "checkpoints", ([str(tmp_path)], known)
     )
     simgpu.is_unified = request.param
-    loader = comfy.loading.default_loader()
-    before = loader.options
-    loader.configure(LoadOptions(strategy="file-slice"))
-    comfy.model_management.set_run_device(simgpu.device)
-    yield path
-    comfy.model_management.unload_all_models()
+    with managed.file_slices():
+        comfy.model_management.set_run_device(simgpu.device)
+        yield path
     comfy.model_management.set_run_device(None)
-    loader.configure(before)
 
 
 def _bytes_read() -> int:

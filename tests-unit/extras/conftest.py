@@ -14,9 +14,8 @@ import comfy.loading.default
 import comfy.model_management
 import comfy.sd
 import folder_paths
-from comfy.loading import Loader, LoadOptions
 from comfy_extras import nodes_custom_sampler as custom
-from support import narrow
+from support import managed, narrow
 from support.simulated_device import SimulatedDevice
 
 
@@ -99,16 +98,8 @@ def latent() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def small_device(
-    simgpu: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[SimulatedDevice]:
+def small_device(simgpu: SimulatedDevice) -> Iterator[SimulatedDevice]:
     """A unified device whose models stay in their files until they are needed."""
     comfy.model_management.unload_all_models()
-    options = LoadOptions(strategy="file-slice", staging_bytes=1 << 20, reserve_bytes=0)
-    loader = Loader(options, run_device=simgpu.device)
-    monkeypatch.setattr(comfy.loading.default, "_default", loader)
-    monkeypatch.setattr(comfy.model_management, "_set_device", simgpu.device)
-    monkeypatch.setattr(comfy.model_management, "current_loaded_models", [])
-    monkeypatch.setattr(comfy.model_management, "minimum_inference_memory", lambda: 0)
-    yield simgpu
-    comfy.model_management.unload_all_models()
+    with managed.small_manager(simgpu.device, strategy="file-slice"):
+        yield simgpu

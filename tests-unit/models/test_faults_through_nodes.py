@@ -22,9 +22,8 @@ import comfy.loading.default
 import comfy.model_management
 import folder_paths
 import nodes
-from comfy.loading import Loader, LoadOptions
 from comfy.loading.errors import NotEnoughMemory, WeightFileChanged
-from support import layouts, narrow
+from support import layouts, managed, narrow
 from support.simulated_device import SimulatedDevice
 
 MIB = 1 << 20
@@ -42,18 +41,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def device(simgpu: SimulatedDevice, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedDevice]:
+def device(simgpu: SimulatedDevice) -> Iterator[SimulatedDevice]:
     """Everything runs on the simulated unified device, with little staging."""
-    options = LoadOptions(strategy="file-slice", staging_bytes=1 * MIB, reserve_bytes=0)
-    loader = Loader(options, run_device=simgpu.device)
-    monkeypatch.setattr(comfy.loading.default, "_default", loader)
-    monkeypatch.setattr(comfy.model_management, "_set_device", simgpu.device)
-    monkeypatch.setattr(comfy.model_management, "current_loaded_models", [])
-    # A device of a few MiB holds a network of one and the activations of the tests.
-    monkeypatch.setattr(comfy.model_management, "minimum_inference_memory", lambda: 0)
-    yield simgpu
-    simgpu.reset()
-    comfy.model_management.unload_all_models()
+    with managed.small_manager(simgpu.device, strategy="file-slice"):
+        yield simgpu
+        simgpu.reset()
 
 
 def load(name: str = NAME) -> Any:

@@ -10,13 +10,10 @@ from typing import Any
 
 import pytest
 
-import comfy.loading.default
-import comfy.model_management
 import execution
 import folder_paths
-from comfy.loading import Loader, LoadOptions
 from comfy.loading.weight_file import WeightFile
-from support import narrow
+from support import managed, narrow
 from support.graph_nodes import Graphs
 from support.simulated_device import SimulatedDevice
 
@@ -40,14 +37,10 @@ def file(
         folder_paths.folder_names_and_paths, "checkpoints", ([str(tmp_path)], known)
     )
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
-    options = LoadOptions(strategy="file-slice", staging_bytes=1 * MIB, reserve_bytes=0)
-    loader = Loader(options, run_device=simgpu.device)
-    monkeypatch.setattr(comfy.loading.default, "_default", loader)
-    monkeypatch.setattr(comfy.model_management, "_set_device", simgpu.device)
-    monkeypatch.setattr(comfy.model_management, "current_loaded_models", [])
-    opened = loader.files.open(path)
-    yield opened
-    comfy.model_management.unload_all_models()
+    how = {"strategy": "file-slice", "staging_bytes": 1 * MIB}
+    with managed.own_manager(simgpu.device, **how) as loader:
+        opened = loader.files.open(path)
+        yield opened
 
 
 def prompt(text: str = "a red circle", seed: int = 1) -> dict[str, Any]:
