@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from PIL import Image, UnidentifiedImageError
 
 from app.headless.failures import UserError
+from app.picture_faults import BAD_PICTURE
 
 STANDARD_INPUT = "-"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -135,7 +136,7 @@ def _of_picture(content: bytes, source: str) -> Workflow:
     except UnidentifiedImageError as err:
         # Its own text names the buffer.
         raise UserError(f"{source} is a damaged picture.") from err
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:
+    except BAD_PICTURE as err:
         raise UserError(f"{source} is a damaged picture: {str(err).rstrip('.')}.") from err
     parts = {
         key: parse(texts[key].encode("utf-8"), f"{source}, text '{key}'", is_strict=False)

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from app.headless.failures import UserError
 from app.headless.workflow_file import parse, read
+from app.picture_faults import BAD_PICTURE
 
 PROMPT = {"1": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}}
 PAGE = {"nodes": [{"id": 1, "type": "SaveImage"}], "links": []}
@@ -126,6 +127,19 @@ def test_a_damaged_picture_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(UserError, match="damaged picture"):
         read(str(path))
+
+
+@pytest.mark.parametrize("fault", BAD_PICTURE)
+def test_a_damaged_picture_is_refused_whatever_it_does_to_its_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: type[Exception]
+) -> None:
+    def fail(image: object) -> None:
+        raise fault("damaged.")
+
+    path = a_picture(tmp_path / "p.png", prompt=PROMPT)
+    monkeypatch.setattr(PngImageFile, "load", fail)
+    with pytest.raises(UserError, match=r"p\.png is a damaged picture: damaged\.$"):
+        read(path)
 
 
 def test_a_picture_that_claims_to_be_huge_is_refused(tmp_path: Path) -> None:
