@@ -19,7 +19,7 @@ import comfy.utils
 from comfy.clip_model import CLIPEncoder
 from comfy.file_kinds import UndetectedModel, explain
 from comfy.model_patcher import ModelPatcher
-from comfy.state_loading import assign, origin_of
+from comfy.state_loading import assign, numbers_from_shapes
 from comfy.unet_detection import count_blocks
 
 _HEADS = 8
@@ -196,13 +196,10 @@ def load(ckpt_path: str) -> StyleModel:
     kind = next((one for one in _KINDS if one.mark in sd), None)
     if kind is None:
         raise UndetectedModel(explain(sd, ckpt_path, "a style model"))
-    try:
+    what = f"{ckpt_path}: style model"
+    with numbers_from_shapes(what):
         config = kind.read_config(sd)
-    except KeyError as err:
-        raise UndetectedModel(
-            f"{ckpt_path}: a style model without its tensor '{err.args[0]}': the file is incomplete"
-        ) from err
-    dtype = comfy.utils.weight_dtype(sd)
-    network = kind.network(config, dtype, "meta", comfy.ops.manual_cast)
-    assign(network, kind.named(sd), f"{origin_of(sd)}: style model")
+        network = kind.network(config, comfy.utils.weight_dtype(sd), "meta", comfy.ops.manual_cast)
+        state = kind.named(sd)
+    assign(network, state, what)
     return StyleModel(network)

@@ -176,13 +176,18 @@ def test_incomplete_file_is_refused_by_name(kind: str, lost: str, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("kind", "key"),
-    [("adapter", "proj"), ("adapter", "style_embedding"), ("redux", "redux_up.weight")],
+    ("kind", "key", "shape"),
+    [
+        ("adapter", "proj", ()),
+        ("adapter", "style_embedding", ()),
+        ("adapter", "transformer_layes.0.attn.in_proj_weight", (2,)),
+        ("redux", "redux_up.weight", ()),
+    ],
 )
 def test_file_with_a_tensor_of_an_impossible_shape_is_damaged(
-    kind: str, key: str, tmp_path: Path
+    kind: str, key: str, shape: tuple[int, ...], tmp_path: Path
 ) -> None:
-    odd = _written(KINDS[kind](), tmp_path / "odd.safetensors", **{key: torch.zeros(())})
+    odd = _written(KINDS[kind](), tmp_path / "odd.safetensors", **{key: torch.zeros(shape)})
     with pytest.raises(IncompleteModel, match=r"odd\.safetensors: style model is damaged"):
         comfy.sd.load_style_model(odd)
 
