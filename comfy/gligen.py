@@ -28,7 +28,7 @@ from comfy.ldm.modules.grounding import (
 )
 from comfy.model_detection import UnsupportedFamily
 from comfy.model_patcher import ModelPatcher
-from comfy.state_loading import IncompleteModel, assign, origin_of
+from comfy.state_loading import assign, numbers_from_shapes, origin_of
 from comfy.unet_detection import ENTRY
 
 Box = tuple[torch.Tensor, int, int, int, int]
@@ -112,28 +112,20 @@ class Gligen(nn.Module):
             origin: See the class.
 
         Raises:
-            IncompleteModel: If a tensor that tells a size is missing.
+            KeyError: Naming a tensor that tells a size and is missing.
         """
         super().__init__()
         self.origin = origin
-
-        def shape(key: str) -> torch.Size:
-            if key not in shapes:
-                raise IncompleteModel(
-                    f"{origin}: GLIGEN is incomplete: missing '{key}'. The file was cut down."
-                )
-            return shapes[key]
-
-        hidden, given = shape(_FIRST)
-        self.text_width = shape(f"{_POSITIONS}null_positive_feature")[0]
-        out = shape(f"{_POSITIONS}linears.4.weight")[0]
+        hidden, given = shapes[_FIRST]
+        self.text_width = shapes[f"{_POSITIONS}null_positive_feature"][0]
+        out = shapes[f"{_POSITIONS}linears.4.weight"][0]
         place = given - self.text_width
         self.position_net = PositionNet(self.text_width, place, hidden, out, built)
         self._names = _places(shapes)
         for name in self._names.values():
-            width, objects = shape(f"{name}.linear.weight")
-            inner = shape(f"{name}.attn.to_q.weight")[0]
-            mult = shape(f"{name}.ff.net.2.weight")[1] // width
+            width, objects = shapes[f"{name}.linear.weight"]
+            inner = shapes[f"{name}.attn.to_q.weight"][0]
+            mult = shapes[f"{name}.ff.net.2.weight"][1] // width
             _add(self, name, GatedSelfAttentionDense(width, objects, inner, mult, built))
 
     def set_position(
@@ -236,7 +228,7 @@ def load_gligen(sd: Mapping[str, Any], origin: str = "") -> Gligen | None:
 
     Raises:
         UnsupportedFamily: If it is grounded by other things than text.
-        IncompleteModel: If tensors are missing; the message names them.
+        IncompleteModel: If tensors are missing, or a shape is none that it can have.
     """
     state = _own_tensors(sd)
     if state is None:
@@ -247,9 +239,11 @@ def load_gligen(sd: Mapping[str, Any], origin: str = "") -> Gligen | None:
         "dtype": comfy.utils.weight_dtype(state),
         "device": "meta",
     }
-    network = Gligen({key: tensor.shape for key, tensor in state.items()}, built, origin).eval()
-    assign(network, state, f"{origin}: GLIGEN")
-    return network
+    what = f"{origin}: GLIGEN"
+    with numbers_from_shapes(what):
+        network = Gligen({key: tensor.shape for key, tensor in state.items()}, built, origin)
+    assign(network, state, what)
+    return network.eval()
 
 
 def load(ckpt_path: str) -> ModelPatcher:
