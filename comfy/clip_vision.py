@@ -272,9 +272,9 @@ def load_clipvision_from_sd(
         None if it is no picture encoder of CLIP's.
     """
     state = comfy.utils.state_dict_prefix_replace(dict(sd), {prefix: ""}, filter_keys=True)
-    if convert_keys:
-        _take_transformers_names(state)
     with numbers_from_shapes(f"{origin_of(sd)}: CLIP vision"):
+        if convert_keys:
+            _take_transformers_names(state)
         config = vision_config(state)
         if config is None:
             return None

@@ -183,3 +183,13 @@ def test_picture_encoder_with_a_tensor_of_an_impossible_shape_is_damaged(
         IncompleteModel, match=r"odd\.safetensors: CLIP vision (is damaged|does not)"
     ):
         comfy.clip_vision.load(str(tmp_path / "odd.safetensors"))
+
+
+def test_picture_encoder_of_open_clip_whose_fused_matrix_cannot_be_cut_is_damaged(
+    tmp_path: Path,
+) -> None:
+    key = "visual.transformer.resblocks.0.attn.in_proj_weight"
+    state = {**to_open_clip(state_of(reference())), key: torch.zeros(2)}
+    save_file(state, tmp_path / "odd.safetensors")
+    with pytest.raises(IncompleteModel, match=r"odd\.safetensors: CLIP vision is damaged"):
+        comfy.clip_vision.load(str(tmp_path / "odd.safetensors"))
