@@ -19,6 +19,7 @@ from comfy.file_kinds import UndetectedModel
 from comfy.loading import FileTensor
 from comfy.state_loading import IncompleteModel
 from support import layouts, managed, narrow
+from support.cold import bytes_read
 
 V_WITNESS = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
 UNCLIP = ["SD21UnclipL", "SD21UnclipH"]
@@ -36,11 +37,6 @@ def _file_slices() -> Iterator[None]:
         yield
 
 
-def _bytes_read() -> int:
-    """What this process has read from files so far."""
-    return int(Path("/proc/self/io").read_text().split("rchar:")[1].split()[0])
-
-
 def _sparse(path: Path, name: str) -> Path:
     one = layouts.layout(name)
     half = torch.full((160,), 0.2)
@@ -53,11 +49,11 @@ def test_published_checkpoint_loads_whole_and_unread(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = _sparse(tmp_path / "model.safetensors", name)
-    before = _bytes_read()
+    before = bytes_read()
     with caplog.at_level(logging.WARNING):
         model, clip, vae, vision = comfy.sd.load_checkpoint_guess_config(str(path))
     # The header, a projection that is turned, and code that Python loads on first use.
-    assert _bytes_read() - before < path.stat().st_size // 50
+    assert bytes_read() - before < path.stat().st_size // 50
     assert caplog.records == []
     assert vision is None
     assert model is not None

@@ -24,6 +24,7 @@ from comfy_execution.held_memory import host_bytes, modules_in
 from comfy_execution.prompts import DynamicPrompt
 from execution import CacheType
 from support import managed, narrow
+from support.cold import bytes_read
 from support.graph_nodes import BASIC, Graphs, node, node_class
 
 MIB = 1 << 20
@@ -200,11 +201,6 @@ def checkpoint(
     comfy.model_management.set_run_device(None)
 
 
-def _bytes_read() -> int:
-    """What this process has read from files so far."""
-    return int(Path("/proc/self/io").read_text().split("rchar:")[1].split()[0])
-
-
 def _encoding(loader: str, text: str, **inputs: Any) -> dict[str, Any]:
     return {
         "loader": node(loader, **inputs),
@@ -226,10 +222,10 @@ def test_under_pressure_no_weight_at_home_is_read_again(checkpoint: Path, regist
     )
     assert graphs.run(first)
     assert "loader" in graphs.ran()
-    before = _bytes_read()
+    before = bytes_read()
     assert graphs.run(second)
     assert "loader" not in graphs.ran()
-    assert _bytes_read() - before < checkpoint.stat().st_size // 10
+    assert bytes_read() - before < checkpoint.stat().st_size // 10
     # What is no model did go.
     assert graphs.run(first)
     assert "text" in graphs.ran()
@@ -255,10 +251,10 @@ def test_memory_beside_a_model_at_home_does_not_drop_the_model(
     assert isinstance(cache, RAMPressureCache)
     cache._next_poll = 0
     cache.poll(ram_headroom=MORE_THAN_THERE_IS)
-    before = _bytes_read()
+    before = bytes_read()
     assert graphs.run(second)
     assert "loader" not in graphs.ran()
-    assert _bytes_read() - before < checkpoint.stat().st_size // 10
+    assert bytes_read() - before < checkpoint.stat().st_size // 10
     # Where no weight is at home any more nothing is lost, so the memory is given back.
     comfy.model_management.unload_all_models()
     graphs.run({"show": node("Show", value=1)})

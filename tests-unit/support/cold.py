@@ -72,6 +72,11 @@ def resident_fraction(path: str | os.PathLike[str]) -> float:
     return min(1.0, resident_bytes(path) / size) if size else 0.0
 
 
+def bytes_read() -> int:
+    """What this process has read so far, from the cache or not; Linux only."""
+    return int(Path("/proc/self/io").read_text().split("rchar:")[1].split()[0])
+
+
 def _pages_by_cachestat(fd: int) -> int | None:
     """Ask Linux 6.5 or later; None if it does not know the call."""
     if platform.machine() not in _ARCHITECTURES:
