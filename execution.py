@@ -27,7 +27,7 @@ from comfy_execution.failures import NODE_FAILURES, describe_failure, ends_promp
 from comfy_execution.failures import full_type_name as full_type_name
 from comfy_execution.graph import DependencyCycleError, DynamicPrompt, ExecutionList
 from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder
-from comfy_execution.node_call import SECRETS, cancel_tasks, is_pending
+from comfy_execution.node_call import SECRETS, end_tasks, is_pending
 from comfy_execution.node_call import call_over_lists as _async_map_node_over_list
 from comfy_execution.node_call import get_input_data as get_input_data
 from comfy_execution.node_run import CacheEntry as CacheEntry
@@ -228,7 +228,8 @@ class PromptExecutor:
             with torch.inference_mode():
                 await self._run(state, execute_outputs)
         finally:
-            await _end_tasks(state)
+            for results in state.pending_async_nodes.values():
+                await end_tasks(results)
             self.history_result = _history(state.ui_outputs)
             self.server.last_node_id = None
         for cache in self.caches.all:
@@ -338,14 +339,6 @@ class PromptExecutor:
         forget_frames(error)
         if isinstance(error, comfy.model_management.OOM_EXCEPTION):
             comfy.model_management.unload_all_models()
-
-
-async def _end_tasks(state: PromptState) -> None:
-    """Cancel the calls that still run after a failure, and let them clean up."""
-    for results in state.pending_async_nodes.values():
-        cancel_tasks(results)
-        tasks = [result for result in results if is_pending(result)]
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _history(ui_outputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -225,6 +225,12 @@ def cancel_tasks(results: list[Any]) -> None:
         result.cancel()
 
 
+async def end_tasks(results: list[Any]) -> None:
+    """Cancel the calls that still run, and let them clean up."""
+    cancel_tasks(results)
+    await asyncio.gather(*filter(is_pending, results), return_exceptions=True)
+
+
 async def wait_for_results(results: list[Any], allow_interrupt: bool = False) -> list[Any]:
     """Wait for calls that have not ended; if one fails the others are cancelled.
 
@@ -241,8 +247,7 @@ async def wait_for_results(results: list[Any], allow_interrupt: bool = False) ->
     try:
         await _until_done(tasks, allow_interrupt)
     except BaseException:
-        cancel_tasks(tasks)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)
         raise
     return [result.result() if is_pending(result) else result for result in results]
 
