@@ -24,8 +24,14 @@ def _strength() -> tuple[str, dict[str, Any]]:
     return "FLOAT", {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.01}
 
 
-def _pixels(default: int, least: int) -> tuple[str, dict[str, Any]]:
-    return "INT", {"default": default, "min": least, "max": MAX_RESOLUTION, "step": 8}
+def pixels_input(default: int, least: int) -> tuple[str, dict[str, Any]]:
+    """An input for a side of a box, or for where it begins."""
+    return "INT", {"default": default, "min": least, "max": MAX_RESOLUTION, "step": _LATENT_PIXELS}
+
+
+def in_latent(*pixels: int) -> tuple[int, ...]:
+    """Sides in positions of the latent, rounded down."""
+    return tuple(side // _LATENT_PIXELS for side in pixels)
 
 
 def _part(default: float, step: float = 0.01, least: float = 0) -> tuple[str, dict[str, Any]]:
@@ -192,10 +198,10 @@ class ConditioningSetArea:
         return {
             "required": {
                 "conditioning": ("CONDITIONING",),
-                "width": _pixels(64, 64),
-                "height": _pixels(64, 64),
-                "x": _pixels(0, 0),
-                "y": _pixels(0, 0),
+                "width": pixels_input(64, 64),
+                "height": pixels_input(64, 64),
+                "x": pixels_input(0, 0),
+                "y": pixels_input(0, 0),
                 "strength": _strength(),
             }
         }
@@ -214,8 +220,7 @@ class ConditioningSetArea:
         strength: float,
     ) -> tuple[Conditioning]:
         """Set area, in positions of the latent, and strength."""
-        area = tuple(side // _LATENT_PIXELS for side in (height, width, y, x))
-        return (_with_area(conditioning, area, strength),)
+        return (_with_area(conditioning, in_latent(height, width, y, x), strength),)
 
 
 def _with_area(conditioning: Conditioning, area: tuple[Any, ...], strength: float) -> Conditioning:

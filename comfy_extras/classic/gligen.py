@@ -7,16 +7,7 @@ from typing import Any
 import comfy.gligen
 import comfy.sd
 import folder_paths
-from comfy_extras.classic.conditioning import needed_clip
-from node_helpers import MAX_RESOLUTION
-
-Conditioning = list[Any]
-
-_LATENT_PIXELS = 8
-
-
-def _pixels(default: int, least: int) -> tuple[str, dict[str, Any]]:
-    return "INT", {"default": default, "min": least, "max": MAX_RESOLUTION, "step": 8}
+from comfy_extras.classic.conditioning import Conditioning, in_latent, needed_clip, pixels_input
 
 
 class GLIGENLoader:
@@ -49,10 +40,10 @@ class GLIGENTextBoxApply:
                 "clip": ("CLIP",),
                 "gligen_textbox_model": ("GLIGEN",),
                 "text": ("STRING", {"multiline": True, "dynamicPrompts": True}),
-                "width": _pixels(64, 8),
-                "height": _pixels(64, 8),
-                "x": _pixels(0, 0),
-                "y": _pixels(0, 0),
+                "width": pixels_input(64, 8),
+                "height": pixels_input(64, 8),
+                "x": pixels_input(0, 0),
+                "y": pixels_input(0, 0),
             }
         }
 
@@ -94,7 +85,7 @@ class GLIGENTextBoxApply:
                 "GLIGEN needs a text encoder that sums a text up in one vector, as CLIP does; the "
                 "one that is connected gives none. Connect that of the SD 1.x checkpoint."
             )
-        box = (summary, *(pixels // _LATENT_PIXELS for pixels in (height, width, y, x)))
+        box = (summary, *in_latent(height, width, y, x))
 
         def added(options: dict[str, Any]) -> dict[str, Any]:
             boxes = [*(options["gligen"][2] if options.get("gligen") else ()), box]

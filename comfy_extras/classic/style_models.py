@@ -10,8 +10,7 @@ import torch
 
 import comfy.sd
 import folder_paths
-
-Conditioning = list[Any]
+from comfy_extras.classic.conditioning import Conditioning
 
 _MASK, _MASK_SHAPE = "attention_mask", "attention_mask_img_shape"
 

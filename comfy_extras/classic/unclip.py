@@ -6,9 +6,8 @@ from typing import Any
 
 import comfy.sd
 import folder_paths
+from comfy_extras.classic.conditioning import Conditioning
 from node_helpers import conditioning_set_values
-
-Conditioning = list[Any]
 
 
 class unCLIPCheckpointLoader:
