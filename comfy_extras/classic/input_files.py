@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import folder_paths
-from comfy_execution.validation_errors import nearest
+from comfy_execution.validation_errors import did_you_mean
 
 _PART_BYTES = 2**20
 
@@ -81,7 +81,5 @@ def check_exists(name: str | None, kind: str) -> bool | str:
             return True
     except ValueError as err:
         return f"the {kind} file cannot be read: {err}"
-    near = nearest(name, input_names())
-    if near:
-        return f"there is no {kind} file {name!r}; did you mean {' or '.join(map(repr, near))}?"
-    return f"there is no {kind} file {name!r}. Upload it, or copy it to the input folder."
+    hint = did_you_mean(name, input_names()) or ". Upload it, or copy it to the input folder."
+    return f"there is no {kind} file {name!r}{hint}"

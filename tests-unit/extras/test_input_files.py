@@ -79,4 +79,6 @@ def test_an_absolute_name_is_no_way_around(base: Path) -> None:
 
 @pytest.mark.parametrize("name", ["none.png", "", "a.png\0"])
 def test_what_is_not_there_is_told(base: Path, name: str) -> None:
-    assert str(check_exists(name, "sound")).startswith(f"there is no sound file {name!r}")
+    assert check_exists(name, "sound") == (
+        f"there is no sound file {name!r}. Upload it, or copy it to the input folder."
+    )
