@@ -77,8 +77,13 @@ def test_an_absolute_name_is_no_way_around(base: Path) -> None:
     assert check_exists(str(base / "secret.png"), "image") is not True
 
 
-@pytest.mark.parametrize("name", ["none.png", "", "a.png\0"])
-def test_what_is_not_there_is_told(base: Path, name: str) -> None:
-    assert check_exists(name, "sound") == (
-        f"there is no sound file {name!r}. Upload it, or copy it to the input folder."
-    )
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("none.png", ". Upload it, or copy it to the input folder."),
+        ("", ". Upload it, or copy it to the input folder."),
+        ("a.png\0", "; did you mean 'a.png'?"),
+    ],
+)
+def test_what_is_not_there_is_told(base: Path, name: str, hint: str) -> None:
+    assert check_exists(name, "sound") == f"there is no sound file {name!r}{hint}"
