@@ -100,7 +100,7 @@ class Residency:
             for one in weights
             if is_in_host_memory(one.current)
             and one.leaves_host
-            and (one.slice is not None or not _patches_of(patcher, one))
+            and (one.has_file or not _patches_of(patcher, one))
         )
 
     def load(

@@ -101,18 +101,22 @@ class Weight:
         self.current = tensor
 
     @property
+    def has_file(self) -> bool:
+        """Whether its source is in a file, or can be read from one again."""
+        return isinstance(self.source, FileTensor) or self.slice is not None
+
+    @property
     def leaves_host(self) -> bool:
         """Whether the host keeps nothing of it once it is at home on a device, unpatched.
 
         A file brings it back, or else the device itself; a cast has lost bits.
         """
-        if isinstance(self.source, FileTensor) or self.slice is not None:
-            return True
-        return self.nbytes > SMALL_BYTES and self.dtype == self.source.dtype
+        is_lossless = self.nbytes > SMALL_BYTES and self.dtype == self.source.dtype
+        return self.has_file or is_lossless
 
     def leave_host(self) -> None:
         """Let what came to the device be all there is of an unpatched weight, if that loses nothing."""
-        if self.leaves_host and not isinstance(self.source, FileTensor) and self.slice is None:
+        if self.leaves_host and not self.has_file:
             self.source = self.current
 
     def secure(self, offload: torch.device) -> None:
