@@ -6,7 +6,7 @@ import io
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 
 import pytest
@@ -19,10 +19,8 @@ Streams = Callable[[], tuple[io.StringIO, io.StringIO]]
 
 
 @pytest.fixture
-def streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[Streams]:
+def streams(monkeypatch: pytest.MonkeyPatch) -> Streams:
     """To be called in the test: between fixture and test pytest sets streams of its own."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     monkeypatch.setattr(room, "_writes", RecentWrites())
 
     def replace() -> tuple[io.StringIO, io.StringIO]:
@@ -31,9 +29,7 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[Streams]:
         monkeypatch.setattr(sys, "stderr", err)
         return out, err
 
-    yield replace
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    return replace
 
 
 def _texts(entries: list[Entry]) -> list[str]:
