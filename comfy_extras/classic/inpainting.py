@@ -23,7 +23,7 @@ def _fit(pixels: torch.Tensor, mask: torch.Tensor, unit: int) -> tuple[torch.Ten
     Args:
         pixels: (batch, height, width, channels).
         mask: Any size, its last two axes spatial. Masks are repeated or cut to the pictures' number;
-            one goes with all.
+            one mask goes with all pictures, and one picture with all masks.
         unit: Pixels per position of the latent.
 
     Returns:

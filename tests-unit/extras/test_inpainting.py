@@ -112,3 +112,15 @@ def test_masks_are_repeated_or_cut_to_the_number_of_pictures() -> None:
         CONDITIONING, CONDITIONING, pictures[:2], Encoder(), masks
     )
     assert latent["noise_mask"].shape[0] == positive[0][1]["concat_mask"].shape[0] == 2
+
+
+@pytest.mark.parametrize(("pictures", "masks"), [(1, 3), (3, 1)])
+def test_one_picture_or_one_mask_goes_with_all_of_the_others(pictures: int, masks: int) -> None:
+    given = MASK.repeat(masks, 1, 1)
+    (latent,) = room.VAEEncodeForInpaint().encode(
+        Encoder(), PICTURE.repeat(pictures, 1, 1, 1), given, 0
+    )
+    assert torch.equal(latent["noise_mask"], given[:, None])
+    assert latent["samples"].shape[0] == 3
+    for picture in latent["samples"]:
+        _masked_of(picture[None], MASK)
