@@ -103,5 +103,7 @@ def test_replaced_film_is_noticed_and_a_missing_one_refused(folders: Path) -> No
     path.write_bytes(b"two")
     os.utime(path, ns=(before[0] + 1, before[0] + 1))
     assert node.fingerprint_inputs("film.mp4") != before
+    # Another node is yet to name the film.
+    assert math.isnan(node.fingerprint_inputs(None))
     assert node.validate_inputs("film.mp4") is True
     assert "gone.mp4" in str(node.validate_inputs("gone.mp4"))
