@@ -212,6 +212,5 @@ def _move(received: str, path: str) -> None:
         if err.errno != errno.EXDEV:
             raise
         with unfinished.beside(path) as made:
-            shutil.copyfile(received, made)
-            shutil.copymode(received, made)
+            shutil.copy(received, made)
             os.replace(made, path)

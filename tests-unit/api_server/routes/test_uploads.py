@@ -156,7 +156,7 @@ def test_what_breaks_off_between_disks_leaves_what_was_there(
         written.append(os.path.basename(target))
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copyfile", fill_the_disk)
+    monkeypatch.setattr(shutil, "copy", fill_the_disk)
     (top / "input" / "a.png").write_bytes(b"old")
     assert upload(served, "a.png", b"new", overwrite="true").status == 400
     assert (top / "input" / "a.png").read_bytes() == b"old"
