@@ -14,19 +14,16 @@ import folder_paths
 import nodes
 from support import node_listing
 
-TABLES = [
-    node_listing.table(f"extras_nodes_{name}.json") for name in ("images", "merging", "sampling")
-]
 NODES: dict[str, Any] = {
     **nodes.NODE_CLASS_MAPPINGS,
     **{
         name: kind
-        for table in TABLES
+        for table in node_listing.tables()
         for module in table
         for name, (kind, _) in node_listing.nodes_of(module).items()
     },
 }
-"""Every node of ours by its id."""
+"""Classic nodes and those of the tables, by their ids."""
 
 
 def _image(channels: int = 4) -> torch.Tensor:

@@ -6,9 +6,7 @@ import pytest
 
 from support import node_listing
 
-TABLES = [
-    node_listing.table(f"extras_nodes_{name}.json") for name in ("images", "merging", "sampling")
-]
+TABLES = node_listing.tables()
 FILES = {module: nodes for table in TABLES for module, nodes in table.items()}
 NODES = [(module, node) for module, nodes in FILES.items() for node in nodes]
 # Merges by block take their ratios as they come.

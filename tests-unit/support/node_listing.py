@@ -35,6 +35,11 @@ def table(name: str) -> dict[str, dict[str, Facts]]:
     return read
 
 
+def tables() -> list[dict[str, dict[str, Facts]]]:
+    """All tables of `comfy_extras`."""
+    return [table(f"extras_nodes_{name}.json") for name in ("images", "merging", "sampling")]
+
+
 def nodes_of(module: str) -> dict[str, tuple[Any, str]]:
     """The nodes that a file of `comfy_extras` brings: class and name on the page, by node id."""
     file = importlib.import_module(f"comfy_extras.{module}")
