@@ -99,6 +99,7 @@ def test_bias_lets_others_see_the_tokens_strength_times(
         counted[row, TEXT : TEXT + STYLE] = strength
     wanted = _attended(None, counted, side)
     torch.testing.assert_close(_attended(mask, torch.ones(()), side), wanted)
+    assert given[0][1].keys() == {"pooled_output", "attention_mask_img_shape"}
 
 
 def test_bias_of_strength_one_needs_no_mask(style_model: Any, seen: Any) -> None:
@@ -113,7 +114,7 @@ def test_earlier_mask_is_enlarged(
 ) -> None:
     side = TEXT + 6
     allowed = _random(1, side, side, seed=6) > 0
-    mask = allowed if is_boolean else _random(1, side, side, seed=7)
+    mask = allowed if is_boolean else _random(1, side, side, seed=7).double()
     given = _prompt(attention_mask=mask, attention_mask_img_shape=(2, 3))
     ((_, options),) = _apply(given, style_model, seen, strength, kind)
     (got,) = options["attention_mask"]
@@ -134,7 +135,8 @@ def test_earlier_mask_is_enlarged(
 
     places = range(side + STYLE)
     table = torch.tensor([[wanted(query, key) for key in places] for query in places])
-    torch.testing.assert_close(got, table)
+    torch.testing.assert_close(got, table.to(torch.float32 if is_boolean else mask.dtype))
+    assert given[0][1]["attention_mask"] is mask
     assert mask.shape == (1, side, side)
 
 
