@@ -127,6 +127,12 @@ class LoadedModel:
         if residency is not None:
             residency.drop_ahead()
 
+    def given_back(self) -> int:
+        """Bytes of host memory that weights give back on arrival; 0 if a pack's patcher tells none."""
+        patcher = self.model
+        residency = getattr(patcher, "residency", None)
+        return 0 if residency is None else int(residency.given_back(patcher.model, patcher))
+
     def is_dead(self) -> bool:
         """Whether the module lives on though nobody is left who could unload it."""
         return self.real_model is not None and self.model is None and self.real_model() is not None

@@ -277,7 +277,7 @@ def _missing(entry: LoadedModel) -> int:
     required = min(required, admission.bytes_elsewhere(patcher.model, entry.device))
     if not device_memory.is_unified(entry.device):
         return required
-    return max(0, required - patcher.residency.given_back(patcher.model, patcher))
+    return max(0, required - entry.given_back())
 
 
 def _name(entry: LoadedModel) -> str:

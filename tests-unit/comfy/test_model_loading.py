@@ -12,6 +12,7 @@ import torch
 
 import comfy.model_management as management
 from comfy import device_memory
+from comfy.loaded_models import LoadedModel
 from comfy.loading import FileTensor
 from comfy.loading.errors import NotEnoughMemory
 from support import managed
@@ -344,3 +345,17 @@ def test_host_tensors_need_no_second_place_where_host_and_device_share_memory(
     monkeypatch.setattr(management, "get_free_memory", lambda *args, **kwargs: free)
     management.load_model_gpu(patcher)
     assert (on_device(patcher) == checkpoint.nbytes) is is_unified
+
+
+def test_a_patcher_of_a_pack_need_not_tell_where_its_weights_are(checkpoint: Checkpoint) -> None:
+    class Plain:
+        load_device = DEVICE
+
+        def __init__(self, model: torch.nn.Module) -> None:
+            self.model = model
+
+    network = checkpoint.network("readinto")
+    silent, telling = Plain(network), checkpoint.patcher(network)
+    LoadedModel(silent).drop_ahead()
+    assert LoadedModel(silent).given_back() == 0
+    assert LoadedModel(telling).given_back() == checkpoint.nbytes
