@@ -95,9 +95,12 @@ def test_beta_levels_are_at_quantiles_of_a_beta_distribution() -> None:
     [
         (custom.KarrasScheduler, (5, HIGH, LOW, 0.0), "rho = 0.0"),
         (custom.ExponentialScheduler, (5, HIGH, 0.0), "sigma_min = 0.0"),
+        (custom.ExponentialScheduler, (5, 0.0, LOW), "sigma_max = 0.0"),
         (custom.PolyexponentialScheduler, (5, 0.0, LOW, 1.0), "sigma_max = 0.0"),
+        (custom.PolyexponentialScheduler, (5, HIGH, 0.0, 1.0), "sigma_min = 0.0"),
         (custom.LaplaceScheduler, (5, HIGH, LOW, 0.5, 0.0), "beta = 0.0"),
         (custom.BetaSamplingScheduler, (Patcher(), 5, 0.0, 0.5), "alpha = 0.0"),
+        (custom.BetaSamplingScheduler, (Patcher(), 5, 0.5, 0.0), "beta = 0.0"),
         (custom.VPScheduler, (5, 5000.0, 0.1, 0.001), "infinite noise level for beta_d = 5000.0"),
     ],
 )

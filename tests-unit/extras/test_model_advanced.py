@@ -57,7 +57,9 @@ def test_prediction_is_turned_into_the_clean_latent(
         (room.ModelSamplingAuraFlow, (0.0,), "ModelSamplingAuraFlow .* shift"),
         (room.ModelSamplingStableCascade, (0.0,), "ModelSamplingStableCascade .* shift"),
         (room.ModelSamplingContinuousEDM, ("edm", 9.0, 0.0), "ContinuousEDM .* sigma_min"),
+        (room.ModelSamplingContinuousEDM, ("edm", 0.0, 1.0), "ContinuousEDM .* sigma_max"),
         (room.ModelSamplingContinuousV, ("v_prediction", 0.0, 1.0), "ContinuousV .* sigma_max"),
+        (room.ModelSamplingContinuousV, ("v_prediction", 9.0, 0.0), "ContinuousV .* sigma_min"),
     ],
 )
 def test_numbers_without_noise_levels_are_refused_by_name(
