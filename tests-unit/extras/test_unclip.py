@@ -47,6 +47,14 @@ def _with_picture(conditioning: Any, seen: Any, strength: float, noise: float) -
     return _node("unCLIPConditioning").apply_adm(conditioning, seen, strength, noise)[0]
 
 
+def test_text_encoder_and_autoencoder_may_be_left_out(loaded: Any) -> None:
+    assert None not in loaded
+    load = _node("unCLIPCheckpointLoader").load_checkpoint
+    model, clip, vae, vision = load("unclip.safetensors", output_vae=False, output_clip=False)
+    assert (clip, vae) == (None, None)
+    assert None not in (model, vision)
+
+
 def test_pictures_are_added_to_those_that_are_there() -> None:
     given = [[torch.zeros(1, 2, 4), {"kept": 1}], [torch.zeros(1, 3, 4), {}]]
     once = _with_picture(given, "first", 0.5, 0.1)
