@@ -227,6 +227,7 @@ def test_unknown_kind_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixtur
         ({"lora_up.weight": (2,), "lora_down.weight": (0, 0)}, (8,)),
         ({"lora_up.weight": (8, 2), "lora_down.weight": (2, 4), "lora_mid.weight": (1,)}, (8, 4)),
         ({"lora_up.weight": (8, 2), "lora_down.weight": (), "lora_mid.weight": (2, 2)}, (8, 4)),
+        ({"lora_up.weight": (8, 2), "lora_down.weight": (2, 4), "reshape_weight": ()}, (8, 4)),
         ({"lokr_w1": (), "lokr_w2": (1, 2, 4, 4)}, (8,)),
         ({"lokr_w1": (2, 4, 4), "lokr_w2": (2,)}, (8,)),
     ],

@@ -118,13 +118,13 @@ def test_changed_keyframe_of_a_hook_in_force_patches_its_weights_anew_once() -> 
     sampling = SimpleNamespace(percent_to_sigma=lambda percent: 10 * (1 - percent))
     group.hooks[0].initialize_timesteps(SimpleNamespace(model_sampling=sampling))
     strengths = []
-    for sigma in (10.0, 5.0):
+    for sigma in (10.0, 5.0, 5.0):
         patcher.prepare_hook_patches_current_keyframe(
             torch.tensor([sigma]), group, {"transformer_options": {}}
         )
         patcher.apply_hooks(group)
         strengths.append(patcher._hooked[UNET_KEY][0][0])
-    assert strengths == [1.0, 0.5]
+    assert strengths == [1.0, 0.5, 0.5]
     assert patcher.placed == 2
 
 

@@ -13,6 +13,7 @@ import torch
 import comfy.ops
 import comfy.progress
 import comfy.utils
+from comfy.attributes import get_attr, set_attr_param
 from comfy.loading import FileTensor, source_of
 from comfy.loading.loader import Loader
 from comfy.loading.options import LoadOptions
@@ -212,6 +213,26 @@ def test_weights_that_are_on_their_device_already_get_the_dtype_too(
     assert_values(network, {key: value.bfloat16() for key, value in checkpoint.values.items()})
     patcher.detach()
     assert_values(network, checkpoint.values)
+
+
+def test_a_weight_that_its_patcher_gave_another_dtype_is_not_read_again(
+    simgpu: SimulatedDevice, checkpoint: Checkpoint
+) -> None:
+    key = "blocks.1.weight"
+
+    class Halving(ModelPatcher):
+        def patch_weight_to_device(self, key: str, *args: Any, **kwargs: Any) -> Any:
+            super().patch_weight_to_device(key, *args, **kwargs)
+            set_attr_param(self.model, key, get_attr(self.model, key).half())
+
+    patcher = Halving(checkpoint.network(), DEVICE, CPU)
+    patcher.add_patches({key: (torch.ones(WIDTH, WIDTH),)})
+    patcher.patch_model(DEVICE)
+    halved = get_attr(patcher.model, key)
+    assert halved.dtype == torch.float16
+    assert patcher.loaded_size() == checkpoint.nbytes
+    patcher.patch_model(DEVICE)
+    assert get_attr(patcher.model, key) is halved
 
 
 def test_a_copied_model_has_weights_of_its_own(
