@@ -243,6 +243,15 @@ def test_checkpoint_of_a_training_is_loaded_too(
     assert all(torch.equal(found.state_dict()[key], own[key]) for key in own)
 
 
+def test_layers_stand_in_the_order_in_which_the_unet_calls_them(
+    unet: UNetModel, whole: dict[str, torch.Tensor]
+) -> None:
+    found = loaded(dict(reversed(pruned(whole).items())))
+    layers = [name for name, _ in found.named_modules() if name.endswith(".fuser")]
+    blocks = [name for name, _ in unet.named_modules() if name.endswith(".attn1")]
+    assert layers == [name.removesuffix("attn1") + "fuser" for name in blocks]
+
+
 def test_missing_tensors_are_named(whole: dict[str, torch.Tensor], tmp_path: Path) -> None:
     gone = "middle_block.1.transformer_blocks.0.fuser.norm2.bias"
     state = {key: one for key, one in pruned(whole).items() if key != gone}
