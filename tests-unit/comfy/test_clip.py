@@ -11,6 +11,7 @@ import comfy.cli_args
 import comfy.clip
 import comfy.loading
 import comfy.model_management
+import comfy.sd
 from comfy.clip import CLIP
 from comfy.clip_keys import checkpoint_text_encoders
 from comfy.loading import FileTensor
@@ -224,6 +225,26 @@ def test_weights_of_another_shape_are_refused_by_name(checkpoint: Path) -> None:
     encoder = {key.removeprefix("clip_l.transformer."): t for key, t in sd.items()}
     with pytest.raises(IncompleteModel, match="fc2"):
         CLIP(TARGET, state_dict=[encoder], model_options=CPU)
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "files", "told"),
+    [
+        ("encoder.block.23.layer.1.DenseReluDense.wi_1.weight", (), 1, "is damaged"),
+        (
+            "text_model.encoder.layers.0.mlp.fc1.weight",
+            (8, 4),
+            2,
+            r"is incomplete: missing 'text_model\.embeddings\.token_embedding\.weight'",
+        ),
+    ],
+)
+def test_files_too_damaged_to_tell_their_kind_are_refused_by_name(
+    key: str, shape: tuple[int, ...], files: int, told: str, tmp_path: Path
+) -> None:
+    save_file({key: torch.zeros(shape)}, tmp_path / "odd.safetensors")
+    with pytest.raises(IncompleteModel, match=rf"odd\.safetensors: text encoder {told}"):
+        comfy.sd.load_clip([str(tmp_path / "odd.safetensors")] * files)
 
 
 @pytest.mark.parametrize("as_list", [True, False])
