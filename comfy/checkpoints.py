@@ -16,6 +16,7 @@ from comfy.model_building import with_present_marks
 from comfy.model_detection import model_config_from_unet, unet_prefix_from_state_dict
 from comfy.state_loading import is_harmless, summarised
 from comfy.supported_models_base import BASE, ClipTarget
+from comfy.unclip_parts import STATISTICS
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +84,7 @@ _MARKS = (
     "edm_std",
     "edm_vpred.sigma_max",
     "edm_vpred.sigma_min",
-    "noise_augmentor.data_mean",
-    "noise_augmentor.data_std",
+    *STATISTICS,
 )
 
 

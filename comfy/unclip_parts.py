@@ -17,7 +17,8 @@ from comfy.unclip import NoiseAugmentation
 logger = logging.getLogger(__name__)
 
 _ENCODER = "embedder."
-_STATISTICS = ("noise_augmentor.data_mean", "noise_augmentor.data_std")
+STATISTICS = ("noise_augmentor.data_mean", "noise_augmentor.data_std")
+"""Names in a checkpoint of the embeddings' mean and standard deviation."""
 
 
 class UnclipParts(BASE):
@@ -39,7 +40,7 @@ class UnclipParts(BASE):
     @staticmethod
     def are_in(state_dict: Iterable[str]) -> bool:
         """Whether a checkpoint has such parts."""
-        return any(key.startswith((_ENCODER, *_STATISTICS)) for key in state_dict)
+        return any(key.startswith((_ENCODER, *STATISTICS)) for key in state_dict)
 
     def network_class(self) -> type[model_base.BaseModel]:
         """See `BASE.network_class`."""
@@ -54,15 +55,15 @@ class UnclipParts(BASE):
         """See `BASE.get_model`; takes the statistics, unread, out of the file."""
         model = super().get_model(state_dict, prefix, device)
         assert isinstance(model, model_base.SD21UNCLIP)
-        self.statistics = {name: state_dict[name] for name in _STATISTICS if name in state_dict}
-        if self.has_statistics and len(self.statistics) < len(_STATISTICS):
+        self.statistics = {name: state_dict[name] for name in STATISTICS if name in state_dict}
+        if self.has_statistics and len(self.statistics) < len(STATISTICS):
             logger.warning(
                 "%s: no statistics of pictures' embeddings ('%s', '%s'), with which the model "
                 "was trained: noise on pictures will be of another strength",
                 origin_of(state_dict),
-                *_STATISTICS,
+                *STATISTICS,
             )
-        mean, std = (self.statistics.get(name) for name in _STATISTICS)
+        mean, std = (self.statistics.get(name) for name in STATISTICS)
         model.noise_augmentor = NoiseAugmentation(model.adm_channels // 2, mean, std)
         return model
 
