@@ -28,7 +28,7 @@ from comfy.controls import (
     broadcast_image_to,
     patcher_of,
 )
-from comfy.file_kinds import UndetectedModel, explain
+from comfy.file_kinds import UndetectedModel, explain, named_by_path
 from comfy.model_building import set_dtypes
 from comfy.model_detection import model_config_from_unet_config
 from comfy.residency import residency_of
@@ -277,10 +277,8 @@ def load_controlnet(
     stem = os.path.splitext(os.path.basename(ckpt_path))[0]
     options.setdefault("global_average_pooling", stem.endswith(_SHUFFLE))
     sd = comfy.utils.load_torch_file(ckpt_path, safe_load=True)
-    try:
+    with named_by_path(ckpt_path):
         net = load_controlnet_state_dict(sd, model=model, model_options=options)
-    except UndetectedModel as err:
-        raise type(err)(f"{ckpt_path}: {err}") from err
     if net is None:
         logger.error("%s", explain(sd, ckpt_path, "a ControlNet"))
     return net

@@ -5,7 +5,8 @@ A row each: what the file is called, by which keys it is known, and who loads it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,15 @@ _EMBEDDING_TENSORS = 3
 
 class UndetectedModel(RuntimeError):
     """A file holds no model that can be loaded here; the message says what it looks like."""
+
+
+@contextlib.contextmanager
+def named_by_path(path: str) -> Iterator[None]:
+    """Put a file's path before what an `UndetectedModel` inside says, which stays of its kind."""
+    try:
+        yield
+    except UndetectedModel as err:
+        raise type(err)(f"{path}: {err}") from err
 
 
 @dataclass(frozen=True)

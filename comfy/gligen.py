@@ -18,7 +18,7 @@ from torch import nn
 import comfy.model_management
 import comfy.ops
 import comfy.utils
-from comfy.file_kinds import UndetectedModel, explain
+from comfy.file_kinds import UndetectedModel, explain, named_by_path
 from comfy.ldm.modules.grounding import (
     COORDINATES,
     MAX_BOXES,
@@ -249,10 +249,8 @@ def load_gligen(sd: Mapping[str, Any], origin: str = "") -> Gligen | None:
 def load(ckpt_path: str) -> ModelPatcher:
     """Load a GLIGEN out of a file; see `comfy.sd.load_gligen`."""
     sd = comfy.utils.load_torch_file(ckpt_path, safe_load=True)
-    try:
+    with named_by_path(ckpt_path):
         network = load_gligen(sd, os.path.basename(ckpt_path))
-    except UndetectedModel as err:
-        raise type(err)(f"{ckpt_path}: {err}") from err
     if network is None:
         raise UndetectedModel(explain(sd, ckpt_path, "a GLIGEN"))
     return ModelPatcher(

@@ -20,7 +20,7 @@ import comfy.lora_convert
 import comfy.utils
 from comfy import checkpoints, model_building, style_models, text_encoder_kinds
 from comfy.clip import CLIP
-from comfy.file_kinds import UndetectedModel, explain
+from comfy.file_kinds import UndetectedModel, explain, named_by_path
 from comfy.model_patcher import ModelPatcher
 from comfy.state_loading import numbers_from_shapes, origin_of, summarised
 from comfy.style_models import StyleModel
@@ -120,7 +120,7 @@ def load_checkpoint_guess_config(
         LoadError: If the file is damaged.
     """
     sd, metadata = comfy.utils.load_torch_file(ckpt_path, return_metadata=True)
-    try:
+    with named_by_path(ckpt_path):
         loaded = load_state_dict_guess_config(
             sd,
             output_vae,
@@ -132,8 +132,6 @@ def load_checkpoint_guess_config(
             te_model_options,
             metadata=metadata,
         )
-    except UndetectedModel as err:
-        raise type(err)(f"{ckpt_path}: {err}") from err
     if loaded is None:
         raise UndetectedModel(explain(sd, ckpt_path, "a checkpoint"))
     return loaded
@@ -276,10 +274,8 @@ def load_diffusion_model(
         RuntimeError: If nothing that can be run is there; the message says what is.
     """
     sd, metadata = comfy.utils.load_torch_file(unet_path, return_metadata=True)
-    try:
+    with named_by_path(unet_path):
         model = load_diffusion_model_state_dict(sd, model_options or {}, metadata=metadata)
-    except UndetectedModel as err:
-        raise type(err)(f"{unet_path}: {err}") from err
     if model is None:
         raise UndetectedModel(explain(sd, unet_path, "a diffusion model"))
     return model
