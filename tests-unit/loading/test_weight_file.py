@@ -1,4 +1,4 @@
-"""Files with an identity, and the ranges in them."""
+"""Files with an identity: opened once, shared, and refused when their bytes are others."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
 from comfy.loading import weight_file
-from comfy.loading.errors import NotASlice, WeightFileChanged, WeightReadFailed
+from comfy.loading.errors import WeightFileChanged, WeightReadFailed
 from comfy.loading.testing import descriptors_of
 from comfy.loading.weight_file import FileTable, WeightFile
-from comfy.loading.weight_slice import WeightSlice
 
 
 @pytest.fixture
@@ -50,6 +48,7 @@ def test_two_who_open_one_file_share_it(table: FileTable, path: Path, tmp_path: 
     first = table.open(path)
     assert table.open(str(path)) is first
     assert table.open(link) is first
+    assert first.path == str(path)
 
 
 def test_file_nobody_uses_is_forgotten(table: FileTable, path: Path) -> None:
@@ -172,36 +171,3 @@ def test_idle_descriptors_are_capped(
     for number, file in enumerate(files):
         assert read(file, 3, 1) == bytes([number])
     del holds
-
-
-def make_slice(file: WeightFile, shape: tuple[int, ...]) -> WeightSlice:
-    nbytes = 4 * torch.Size(shape).numel()
-    return WeightSlice(file, 8, nbytes, torch.float32, shape, "F32", "w")
-
-
-def test_narrow_gives_the_rows(file: WeightFile) -> None:
-    part = make_slice(file, (6, 5)).narrow(2, 3)
-    assert (part.offset, part.nbytes, part.shape) == (8 + 2 * 20, 60, (3, 5))
-    assert part.end == part.offset + 60
-
-
-@pytest.mark.parametrize(("start", "length"), [(-1, 2), (5, 2), (0, 7), (2, -1)])
-def test_narrow_outside_is_no_slice(file: WeightFile, start: int, length: int) -> None:
-    with pytest.raises(NotASlice) as caught:
-        make_slice(file, (6, 5)).narrow(start, length)
-    assert caught.value.tensor == "w"
-
-
-def test_narrow_of_a_scalar_is_no_slice(file: WeightFile) -> None:
-    with pytest.raises(NotASlice):
-        make_slice(file, ()).narrow(0, 1)
-
-
-def test_view_keeps_the_bytes(file: WeightFile) -> None:
-    part = make_slice(file, (6, 5)).view((30,))
-    assert (part.offset, part.nbytes, part.shape) == (8, 120, (30,))
-
-
-def test_view_of_another_size_is_no_slice(file: WeightFile) -> None:
-    with pytest.raises(NotASlice):
-        make_slice(file, (6, 5)).view((7,))
