@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from comfy.loading.__main__ import main
+from support.environments import environment
 from support.stand_in_process import run_stand_in
 from support.stand_ins import GENERATIONS, contents, plant
 
@@ -87,8 +87,7 @@ def _expected(file: Path) -> torch.Tensor:
     return x.flatten()
 
 
-def _start(tree: Path, file: Path, **environment: str) -> tuple[dict[str, Any], str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("COMFY_")}
+def _start(tree: Path, file: Path, **variables: str) -> tuple[dict[str, Any], str]:
     head = f"FILE, WIDTH, DEPTH = {str(file)!r}, {WIDTH}, {DEPTH}\n"
     done = subprocess.run(
         [sys.executable, "-c", head + PROGRAM],
@@ -96,7 +95,7 @@ def _start(tree: Path, file: Path, **environment: str) -> tuple[dict[str, Any], 
         capture_output=True,
         text=True,
         check=False,
-        env={**kept, **environment, "OMP_NUM_THREADS": "1"},
+        env=environment(**variables),
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr

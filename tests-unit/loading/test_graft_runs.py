@@ -17,7 +17,6 @@ from comfy.loading.__main__ import main
 from support.stand_in_process import run_stand_in
 from support.stand_ins import GENERATIONS, plant
 
-TESTS = Path(__file__).resolve().parents[1]
 WIDTH, DEPTH = 1024, 6
 KEY = "model.diffusion_model.blocks.{}.{}"
 MIB = 1 << 20

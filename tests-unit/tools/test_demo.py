@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from rich.progress import Progress
 
 import nodes
 from app.headless.page_graph import to_prompt
+from support.environments import environment
 from tools import demo_client
 from tools.demo_server import NotServing, serving
 
@@ -29,13 +29,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 def demo(*words: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("COMFY_")}
     return subprocess.run(
         [sys.executable, str(ROOT / "tools" / "demo.py"), *words],
         capture_output=True,
         text=True,
         check=False,
-        env={**kept, "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+        env=environment(COLUMNS="200"),
     )
 
 
