@@ -197,6 +197,13 @@ def test_plugin_that_needs_too_much_is_refused_before_it_reads(path: Path) -> No
     assert Counting.opened == []
 
 
+def test_what_a_plugin_needs_is_not_asked_where_the_load_places_its_weights(
+    path: Path, simgpu: SimulatedDevice
+) -> None:
+    state = open_file(loader_with("hungry", Hungry), path, simgpu.device).state_dict
+    assert state["w"].device == simgpu.device
+
+
 def test_plugin_that_cannot_is_named_with_its_reason(path: Path) -> None:
     with pytest.raises(StrategyUnavailable, match="needs a disk from the future"):
         open_file(loader_with("unwilling", Unwilling), path)
