@@ -238,13 +238,23 @@ def test_files_are_kept_as_they_were_written(
     assert contents(tree) == before
 
 
-def test_a_list_that_cannot_be_told_from_another_is_refused(tmp_path: Path) -> None:
-    tree = plant(tmp_path / "ComfyUI", "copying")
-    path = tree / MODEL_PATCHER
-    text = path.read_text().replace("load_completely", "whole")
+def _with_another_list(tree: Path) -> str:
+    """A patcher that moves the modules of a second list, too."""
+    text = (tree / MODEL_PATCHER).read_text()
     other = "        for x in rest:\n            x[2].to(device_to)\n        self.model.device = device_to"
     text = text.replace("        self.model.device = device_to", other, 1)
-    text = text.replace("                continue\n", "                rest.append(x)\n", 1)
-    path.write_text(text)
+    return text.replace("                continue\n", "                rest.append(x)\n", 1)
+
+
+def test_a_list_that_cannot_be_told_from_another_is_refused(tmp_path: Path) -> None:
+    tree = plant(tmp_path / "ComfyUI", "copying")
+    text = _with_another_list(tree).replace("load_completely", "whole")
+    (tree / MODEL_PATCHER).write_text(text)
     with pytest.raises(GraftRefused, match=r"ModelPatcher.load\(\): a loop over load_completely"):
         edits(tree)
+
+
+def test_of_two_lists_the_one_with_the_usual_name_is_taken(tmp_path: Path) -> None:
+    text = _with_another_list(plant(tmp_path / "ComfyUI", "copying"))
+    made = edit(Source(MODEL_PATCHER, text.encode())).after.decode()
+    assert PLACE.format("load_completely") in made
