@@ -72,7 +72,7 @@ def test_a_kernel_that_is_not_installed_ends_the_start(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        startup.refuse_missing_kernels(flags(**{name: True}))
+        startup.prepare(comfy.cli_args.parser, flags(run="a.json", **{name: True}))
     assert stop.value.code == startup.BAD_START
     said = capsys.readouterr().err
     assert f"--{name.replace('_', '-')}" in said
