@@ -89,9 +89,14 @@ def contestants(letter: str) -> list[Contestant]:
     return [*found, report.renamed(on_device, "safetensors mmap -> simgpu")]
 
 
-def _chosen(letter: str, only: str | None) -> list[Contestant]:
+def contestants_named(letter: str, only: str | None) -> list[Contestant]:
+    """Those whose names contain one of the words between commas; all where there is no word."""
     wanted = words(only)
-    found = [one for one in contestants(letter) if not wanted or any(w in one.name for w in wanted)]
+    return [one for one in contestants(letter) if not wanted or any(w in one.name for w in wanted)]
+
+
+def _chosen(letter: str, only: str | None) -> list[Contestant]:
+    found = contestants_named(letter, only)
     devices = {one.device for one in found}
     machine = [*ceilings()]
     if _SIMULATED in devices:

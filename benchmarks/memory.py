@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import files
-from benchmarks.load import RESULTS, contestants, words
+from benchmarks.load import RESULTS, contestants_named, words
 from comfy.loading.commands.cache_states import make_cold, residency
 from comfy.loading.commands.contestants import Contestant
 from comfy.loading.commands.one_run import Job
@@ -97,8 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"Nothing measured: {reason}.")
         return 1
     caps = [float(cap) for cap in words(arguments.caps)]
-    wanted = words(arguments.only)
-    chosen = [one for one in contestants("A") if not wanted or any(w in one.name for w in wanted)]
+    chosen = contestants_named("A", arguments.only)
     folder = arguments.folder or files.cache_folder() / "bench"
     table = Table(title="Memory by control group, cold", title_justify="left", box=box.SIMPLE)
     for name in ("loader", "process", "with page cache", "/ W", "cache left"):
