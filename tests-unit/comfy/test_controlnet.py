@@ -8,6 +8,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import comfy.controlnet
 from comfy.controls import ControlBase, StrengthType, broadcast_image_to
@@ -189,7 +190,8 @@ def test_missing_picture_is_told() -> None:
 
 
 @pytest.mark.parametrize("key", ["input_hint_block.0.weight", "input_blocks.0.0.weight"])
-def test_file_with_a_tensor_of_an_impossible_shape_is_damaged(key: str) -> None:
-    state = {**narrow_control.control_state(), key: torch.zeros(())}
-    with pytest.raises(UndetectedModel, match="a ControlNet is damaged"):
-        comfy.controlnet.load_controlnet_state_dict(state)
+def test_file_with_a_tensor_of_an_impossible_shape_is_damaged(key: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.safetensors"
+    save_file({**narrow_control.control_state(), key: torch.zeros(())}, path)
+    with pytest.raises(UndetectedModel, match=r"odd\.safetensors: a ControlNet is damaged"):
+        comfy.controlnet.load_controlnet(str(path))
